@@ -1,0 +1,1 @@
+"""From a grid of peak learning rates to the optimum and its interval, at every cycle of iterative pruning."""

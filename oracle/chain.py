@@ -1,0 +1,381 @@
+"""Train, choose, prune, rewind, and again: the chain of cycles, whoever trains a cycle's packs.
+
+Every step can be repeated: a cycle's row follows from its trials, its parents from the winners before it. A chain that
+goes on walks through the finished cycles, finds all its rows, and trains what is missing.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from oracle.data.images import Images, load_images
+from oracle.data.sources import RawImages, load_raw
+from oracle.errors import FolderError
+from oracle.experiment import Experiment, differences
+from oracle.intervals import find_interval
+from oracle.local import LocalExecutor, default_slots
+from oracle.records import (
+    cycle_folder,
+    lineage,
+    merge_trials,
+    oracle_rows,
+    read_experiment,
+    trials_of_cycle,
+    write_oracle,
+)
+from oracle.storage import Folder
+from oracle.training import Backend, check_rewind_step, choose_backend, default_device
+from oracle.training.parents import Parent, Winner, first_parent, fresh_network, next_parent
+from oracle.training.schedules import learning_rates
+from oracle.watch import Watch
+from oracle.weights import (
+    read_final,
+    read_parent,
+    read_winner,
+    write_parent,
+    write_winner,
+)
+from oracle.work import Job, Pack, Settings, missing, versions
+
+
+class Executor(Protocol):
+    """Whoever trains packs: this process, or a Ray cluster."""
+
+    slots: int
+
+    def run(self, job: Job, packs: Sequence[Pack], raw: RawImages | None, watch: Watch) -> None:
+        """Train what the packs lack."""
+
+    def close(self) -> None:
+        """Give back what was taken."""
+
+
+def run_oracle(
+    experiment: Experiment,
+    out: str | Path,
+    *,
+    executor: Literal["ray", "local"] = "ray",
+    address: str | None = None,
+    slots: int | None = None,
+    backend: Literal["auto", "plain", "pack"] = "auto",
+    pack_size: int | None = None,
+    carry: Literal["keep", "retrain"] = "keep",
+    checkpoint_seconds: float = 60.0,
+    peaks: Sequence[float] | None = None,
+    watch: Watch | None = None,
+) -> pa.Table:
+    """Search max_lr at every cycle; returns oracle.parquet as a table. Run again after any stop, it goes on.
+
+    `out`: a folder, local or s3://, gs://. `address`: of a Ray cluster; None for one of this process's own. `slots`: packs
+    at a time. `carry`: `keep` writes every trial's final weights until its cycle is chosen, `retrain` none, and trains
+    the winners once more. `peaks`: one max_lr a cycle in place of the grid: nothing is searched.
+
+    Raises an `oracle.errors.Error`: FolderError for a folder of another experiment or a full disk, DataError, NetworkError
+    and ExperimentError before anything is trained, DivergedError, TrialError or ClusterError while it runs.
+    """
+    watch = watch or Watch()
+    if peaks is not None and len(peaks) != experiment.pruning.cycles + 1:
+        raise FolderError(f"peaks: expected one max_lr for each of {experiment.pruning.cycles + 1} cycles, found {len(peaks)}")
+    raw = load_raw(experiment.data)
+    images = load_images(experiment, default_device(), raw)
+    check_experiment(experiment, images)
+    folder = open_folder(out, experiment)
+    trainer, device = _executor(executor, address, slots, folder)
+    try:
+        network = fresh_network(experiment, images, experiment.seeds[0])
+        chosen = choose_backend(network, device) if backend == "auto" else backend
+        if isinstance(trainer, LocalExecutor) and slots is None:
+            trainer.slots = default_slots(chosen, device)
+        num_candidates = len(experiment.grid.candidates()) if peaks is None else 1
+        size = pack_size or fair_pack_size(num_candidates, len(experiment.seeds), trainer.slots, chosen)
+        settings = _settings(folder, chosen, backend, device, size, pack_size, watch)
+        job = Job(
+            folder=folder,
+            experiment=experiment,
+            settings=settings,
+            keep_weights=carry == "keep",
+            checkpoint_seconds=checkpoint_seconds,
+        )
+        return Chain(job, trainer, raw, images, watch, peaks).run()
+    finally:
+        trainer.close()
+
+
+def check_experiment(experiment: Experiment, images: Images) -> None:
+    """Refuse before training what would fail in it: a network that does not fit the images, schedules, batches."""
+    steps_per_epoch = images.num_train // experiment.training.batch_size
+    check_rewind_step(experiment, steps_per_epoch)
+    epochs = experiment.training.epochs
+    for max_lr in experiment.grid.candidates():
+        learning_rates(experiment.schedule, max_lr=max_lr, epochs=epochs, steps_per_epoch=steps_per_epoch)
+    first_parent(experiment, experiment.seeds[0], images)
+    if experiment.pruning.method == "global_gradient":
+        images.sample(experiment.pruning.batch, experiment.seeds[0])
+
+
+def open_folder(out: str | Path, experiment: Experiment) -> Folder:
+    """The folder of this experiment's run: new, or one to go on in.
+
+    More seeds or more cycles go on; FolderError names what else differs.
+    """
+    folder = Folder(out)
+    if folder.read("experiment.yaml") is None:
+        if folder.read("oracle.parquet") is not None:
+            raise FolderError(f"{folder.url}: holds oracle.parquet but no experiment.yaml; choose an empty folder")
+    else:
+        there = read_experiment(folder)
+        differ = differences(_comparable(there), _comparable(experiment))
+        gone = [seed for seed in there.seeds if seed not in experiment.seeds]
+        if gone:
+            differ.append(f"seeds: {list(there.seeds)} there, {list(experiment.seeds)} asked for (more are fine, fewer not)")
+        if experiment.pruning.cycles < there.pruning.cycles:
+            cycles = (there.pruning.cycles, experiment.pruning.cycles)
+            differ.append(f"pruning.cycles: {cycles[0]} there, {cycles[1]} asked for (more are fine, fewer not)")
+        if differ:
+            raise FolderError(
+                f"{folder.url} holds a run of another experiment; choose another folder with --out, or the same "
+                "experiment. They differ in\n  " + "\n  ".join(differ)
+            )
+    folder.write("experiment.yaml", experiment.to_yaml().encode())
+    return folder
+
+
+def fair_pack_size(num_candidates: int, num_seeds: int, slots: int, backend: Backend) -> int:
+    """Candidates a pack so that all slots finish together, with as few packs as that allows.
+
+    A pack costs its candidates and, in the same unit, what every pack pays anew: its start, and for the pack backend the
+    kernels that cost the same for one candidate as for two.
+    """
+    overhead = 2.0 if backend == "pack" else 0.25
+
+    def makespan(size: int) -> float:
+        rounds = -(-num_seeds * -(-num_candidates // size) // slots)
+        return rounds * (size + overhead)
+
+    return min(range(num_candidates, 0, -1), key=makespan)
+
+
+def plan_packs(cycle: int, candidates: Sequence[float], seeds: Sequence[int], chain: str, size: int) -> list[Pack]:
+    """The packs of one seed after the other. Neighbouring rates go to different packs: the large ones diverge together."""
+    parts = -(-len(candidates) // size)
+    ascending = sorted(candidates)
+    return [
+        Pack(cycle=cycle, seed=seed, candidates=tuple(ascending[part::parts]), lineage=chain)
+        for seed in seeds
+        for part in range(parts)
+    ]
+
+
+class Chain:
+    """The cycles of one run, in order. See `run_oracle`."""
+
+    def __init__(
+        self,
+        job: Job,
+        executor: Executor,
+        raw: RawImages | None,
+        images: Images,
+        watch: Watch,
+        peaks: Sequence[float] | None = None,
+    ) -> None:
+        """`peaks`: one max_lr a cycle in place of the grid."""
+        self._job, self._executor, self._raw, self._images, self._watch = job, executor, raw, images, watch
+        self._folder, self._experiment, self._peaks = job.folder, job.experiment, peaks
+        self._optima: list[float] = []  # of the cycles chosen so far
+
+    def run(self) -> pa.Table:
+        """Every cycle that is missing. Returns the table of all."""
+        cycles = self._experiment.pruning.cycles
+        self._watch.starts(
+            name=self._experiment.name, folder=self._folder.url, cycles=cycles, seeds=len(self._experiment.seeds)
+        )
+        rows = oracle_rows(self._folder)
+        for cycle in range(cycles + 1):
+            row = self._choose(cycle)
+            known = rows[cycle] if cycle < len(rows) else None
+            if known is None or row | {"seconds": None} != known | {"seconds": None}:
+                rows = [*rows[:cycle], row]  # what followed from another optimum is no longer true
+                self._optima.append(row["max_lr"])
+                self._winners(cycle)
+                merge_trials(self._folder, cycle, lineage(self._optima[:cycle]))
+                write_oracle(self._folder, self._experiment, rows)
+            else:
+                self._optima.append(row["max_lr"])
+            self._clean(cycle)
+            self._tell(row)
+        return write_oracle(self._folder, self._experiment, rows)
+
+    def _choose(self, cycle: int) -> dict[str, Any]:
+        """The cycle's row, from its trials; trains the missing ones, and grows the grid where that is asked for."""
+        grid = self._experiment.grid
+        candidates = grid.candidates() if self._peaks is None else (self._peaks[cycle],)
+        new: Sequence[float] = candidates
+        while True:
+            self._train(cycle, new)
+            row = find_interval(self._trials(cycle, candidates), tolerance=self._experiment.tolerance)
+            row = {**row, "cycle": cycle}
+            if not grid.extend or self._peaks is not None:
+                return row
+            grown = grid.extended(candidates, low=row["lo_on_edge"], high=row["hi_on_edge"])
+            new = [max_lr for max_lr in grown if max_lr not in candidates]
+            if not new:
+                return row
+            candidates = grown
+
+    def _train(self, cycle: int, candidates: Sequence[float]) -> None:
+        chain = lineage(self._optima)
+        size = self._job.settings.pack_size
+        packs = plan_packs(cycle, candidates, self._experiment.seeds, chain, size)
+        lacking = {pack: missing(self._folder, pack) for pack in packs}
+        todo = [pack for pack, rates in lacking.items() if rates]
+        if not todo:
+            return
+        for seed in {pack.seed for pack in todo}:
+            self._parent(cycle, seed)
+        done = trials_of_cycle(self._folder, cycle, chain)
+        self._watch.cycle_starts(
+            cycle=cycle,
+            candidates=candidates,
+            packs=len(todo),
+            trials=sum(map(len, lacking.values())),
+            done=done.num_rows,
+        )
+        self._executor.run(self._job, todo, self._raw, self._watch)
+
+    def _trials(self, cycle: int, candidates: Sequence[float]) -> pa.Table:
+        """The cycle's trials of these candidates and the experiment's seeds."""
+        table = trials_of_cycle(self._folder, cycle, lineage(self._optima))
+        chosen = pc.and_(
+            pc.is_in(table["max_lr"], pa.array(candidates, pa.float64())),
+            pc.is_in(table["seed"], pa.array(self._experiment.seeds, pa.int64())),
+        )
+        return table.filter(chosen)
+
+    def _parent(self, cycle: int, seed: int) -> Parent:
+        """The parent of a cycle's trials, from the folder or made anew."""
+        chain = lineage(self._optima[:cycle])
+        parent = read_parent(self._folder, cycle, seed, chain)
+        if parent is None:
+            if cycle == 0:
+                parent = first_parent(self._experiment, seed, self._images)
+            else:
+                first = self._winner(0, seed) if self._experiment.pruning.rewind_step else None
+                winner = self._winner(cycle - 1, seed)
+                parent = next_parent(
+                    self._experiment, seed, self._images, cycle=cycle, winner=winner, first=first
+                )
+            write_parent(self._folder, cycle, seed, chain, parent)
+        return parent
+
+    def _winner(self, cycle: int, seed: int) -> Winner:
+        chain, max_lr = lineage(self._optima[:cycle]), self._optima[cycle]
+        winner = read_winner(self._folder, cycle, seed, chain, max_lr)
+        return winner if winner is not None else self._winners(cycle)[seed]
+
+    def _winners(self, cycle: int) -> dict[int, Winner]:
+        """Keep each seed's network at the optimum. Those whose weights are not there are trained once more."""
+        chain, max_lr = lineage(self._optima[:cycle]), self._optima[cycle]
+        trials = trials_of_cycle(self._folder, cycle, chain)
+        winners: dict[int, Winner] = {}
+        again: dict[int, Pack] = {}
+        for seed in self._experiment.seeds:
+            pack = _committed_with(trials, seed, max_lr)
+            masks = self._parent(cycle, seed).masks
+            winner = read_winner(self._folder, cycle, seed, chain, max_lr)
+            winner = winner or read_final(self._folder, cycle, pack.name, max_lr, masks)
+            if winner is None:
+                again[seed] = pack
+            else:
+                winners[seed] = winner
+        if again:
+            self._watch.says(f"cycle {cycle}: training the winners of seeds {sorted(again)} once more for their weights")
+            self._executor.run(self._job, list(again.values()), self._raw, self._watch)
+            for seed, pack in again.items():
+                winner = read_final(self._folder, cycle, pack.name, max_lr, self._parent(cycle, seed).masks)
+                assert winner is not None, "a pack trained again leaves its weights"
+                winners[seed] = winner
+        for seed, winner in winners.items():
+            write_winner(self._folder, cycle, seed, chain, max_lr, winner)
+        return winners
+
+    def _clean(self, cycle: int) -> None:
+        for kind in ("weights", "checkpoints", "parents"):
+            self._folder.delete_below(cycle_folder(kind, cycle))
+
+    def _tell(self, row: dict[str, Any]) -> None:
+        self._watch.cycle_ends(row)
+        if self._peaks is not None:
+            return
+        ends = [name for name, flag in (("lower", "lo_on_edge"), ("upper", "hi_on_edge")) if row[flag]]
+        if ends:
+            what = "the optimum" if row["optimum_on_edge"] else "the interval"
+            self._watch.says(
+                f"cycle {row['cycle']}: {what} ends on the grid's {' and '.join(ends)} edge and may reach further; "
+                "grid.extend=true lets the grid grow"
+            )
+
+
+def _committed_with(trials: pa.Table, seed: int, max_lr: float) -> Pack:
+    """The pack that committed a trial: trained again in the same company, it ends with the same bits."""
+    rows = [row for row in trials.select(["cycle", "seed", "max_lr", "lineage", "commit"]).to_pylist()]
+    [own] = [row for row in rows if row["seed"] == seed and row["max_lr"] == max_lr]
+    candidates = sorted(row["max_lr"] for row in rows if row["commit"] == own["commit"])
+    return Pack(
+        cycle=own["cycle"], seed=seed, candidates=tuple(candidates), lineage=own["lineage"], again=True
+    )
+
+
+def _comparable(experiment: Experiment) -> dict[str, Any]:
+    """An experiment's identity without what a run may have more of."""
+    fields = experiment.identity()
+    fields.pop("seeds")
+    fields["pruning"].pop("cycles")
+    return fields
+
+
+def _executor(kind: str, address: str | None, slots: int | None, folder: Folder) -> tuple[Executor, str]:
+    """The executor, and the device that its packs train on."""
+    if kind == "local":
+        return LocalExecutor(slots=slots or 1), default_device().type
+    from oracle.search import RayExecutor  # noqa: PLC0415 - Ray is not needed, nor there, where `local` is used
+
+    executor = RayExecutor(address=address, slots=slots)
+    try:
+        executor.prove_folder(folder)
+    except BaseException:
+        executor.close()
+        raise
+    return executor, "cuda" if executor.has_gpu else "cpu"
+
+
+def _settings(
+    folder: Folder, backend: Backend, asked: str, device: str, size: int, size_asked: int | None, watch: Watch
+) -> Settings:
+    """The folder's settings, chosen now if it has none. FolderError where it was begun in another way."""
+    content = folder.read("settings.json")
+    if content is None:
+        settings = Settings(backend=backend, device=device, pack_size=size, threads=1, versions=versions())
+        folder.write("settings.json", settings.to_json().encode())
+        return settings
+    try:
+        settings = Settings.from_json(content)
+    except (ValueError, TypeError):
+        raise FolderError(f"{folder / 'settings.json'}: cannot be read; it is JSON as `oracle search` writes it") from None
+    wrong = []
+    if settings.device != device:
+        wrong.append(f"device: {settings.device} there, {device} here")
+    if asked != "auto" and settings.backend != asked:
+        wrong.append(f"backend: {settings.backend} there, {asked} asked for")
+    if size_asked is not None and settings.pack_size != size_asked:
+        wrong.append(f"pack size: {settings.pack_size} there, {size_asked} asked for")
+    if wrong:
+        raise FolderError(
+            f"{folder.url}: this run was begun in another way, and would not keep its bits: {'; '.join(wrong)}. Go on as "
+            "it was begun, or choose another folder with --out"
+        )
+    if dict(settings.versions) != versions():
+        watch.says(f"begun with {dict(settings.versions)}, going on with {versions()}: last digits may differ")
+    return settings

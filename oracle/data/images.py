@@ -1,0 +1,154 @@
+"""A data set as tensors on the device, split once, and its batches.
+
+Axes: N images of a set, B images of a batch, C channels, H rows, W columns.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from oracle.data.sources import RawImages, load_raw
+from oracle.errors import DataError
+from oracle.experiment import Experiment
+from oracle.keys import generator
+
+Batch = tuple[Tensor, Tensor]  # images float [B, C, H, W], labels int64 [B]
+EVALUATION_BATCH = 1000  # images; a forward pass without gradients of 1,000 CIFAR images stays well below 1 GiB
+CROP_PADDING = 4  # pixels a side, zeros: the usual recipe for CIFAR
+
+
+class Images(Protocol):
+    """What training asks of a data set, held in memory or streamed."""
+
+    num_classes: int
+    input_shape: tuple[int, int, int]
+    num_train: int
+    num_validation: int
+
+    def epoch(self, key: tuple[int, int, int], batch_size: int) -> Iterator[Batch]:
+        """The shuffled, augmented batches of (seed, cycle, epoch); the last, short one is dropped."""
+
+    def validation(self) -> Iterator[Batch]:
+        """All validation images, never augmented, in one order."""
+
+    def test(self) -> Iterator[Batch]:
+        """All test images."""
+
+    def sample(self, size: int, *key: int | str) -> Batch:
+        """A fixed batch of training images, not augmented, keyed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Set:
+    images: Tensor  # uint8 [N, C, H, W]
+    labels: Tensor  # int64 [N]
+
+
+class DeviceImages:
+    """A data set that lies on the device whole."""
+
+    def __init__(
+        self, raw: RawImages, *, validation: int, augment: str, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """Splits off `validation` images once, the same for every seed. Raises DataError where none would be left."""
+        available = len(raw.train_labels)
+        if not 0 < validation < available:
+            raise DataError(f"data.validation: found {validation}, but there are {available} training images to split")
+        if augment not in {"none", "crop-flip"}:
+            raise DataError(f"data.augment {augment} is for image folders; this source knows none and crop-flip")
+        order = torch.randperm(available, generator=generator("validation split")).numpy()
+        kept, held_out = order[validation:], order[:validation]
+        self.num_classes = raw.num_classes
+        channels, height, width = raw.train_images.shape[1:]
+        self.input_shape = (channels, height, width)
+        self.num_train, self.num_validation = available - validation, validation
+        self._augment = augment == "crop-flip"
+        self._dtype = dtype
+        self._train = _on_device(raw.train_images[kept], raw.train_labels[kept], device)
+        self._validation = _on_device(raw.train_images[held_out], raw.train_labels[held_out], device)
+        self._test = _on_device(raw.test_images, raw.test_labels, device)
+        pixels = raw.train_images[kept].astype("float32")
+        self._mean = torch.tensor(pixels.mean((0, 2, 3)), dtype=dtype, device=device).view(1, -1, 1, 1)
+        spread = torch.tensor(pixels.std((0, 2, 3)), dtype=dtype, device=device).view(1, -1, 1, 1)
+        self._scale = 1 / spread.clamp(min=1e-6)  # a channel that never changes stays at 0
+        if self._augment:
+            self._padded = F.pad(self._train.images, (CROP_PADDING,) * 4)
+            self._rows = torch.arange(height, device=device)
+            self._columns = torch.arange(width, device=device)
+        else:
+            self._ready = self._normal(self._train.images)
+
+    def epoch(self, key: tuple[int, int, int], batch_size: int) -> Iterator[Batch]:
+        """See `Images.epoch`."""
+        seed, cycle, epoch = key
+        device = self._train.labels.device
+        order = torch.randperm(self.num_train, generator=generator("batches", seed, cycle, epoch)).to(device)
+        if self._augment:
+            draws = generator("augmentation", seed, cycle, epoch)
+            shifts = torch.randint(2 * CROP_PADDING + 1, (2, self.num_train), generator=draws).to(device)
+            flips = torch.randint(2, (self.num_train,), generator=draws, dtype=torch.bool).to(device)
+        for start in range(0, self.num_train - batch_size + 1, batch_size):
+            part = slice(start, start + batch_size)
+            chosen = order[part]
+            images = self._crop(chosen, shifts[:, part], flips[part]) if self._augment else self._ready[chosen]
+            yield images, self._train.labels[chosen]
+
+    def validation(self) -> Iterator[Batch]:
+        """See `Images.validation`."""
+        return self._batches(self._validation)
+
+    def test(self) -> Iterator[Batch]:
+        """See `Images.test`."""
+        return self._batches(self._test)
+
+    def sample(self, size: int, *key: int | str) -> Batch:
+        """See `Images.sample`."""
+        if size > self.num_train:
+            raise DataError(f"pruning.batch: found {size}, but there are only {self.num_train} training images")
+        order = torch.randperm(self.num_train, generator=generator("sample", *key))[:size].to(self._train.labels.device)
+        return self._normal(self._train.images[order]), self._train.labels[order]
+
+    def _batches(self, part: _Set) -> Iterator[Batch]:
+        for start in range(0, len(part.labels), EVALUATION_BATCH):
+            chosen = slice(start, start + EVALUATION_BATCH)
+            yield self._normal(part.images[chosen]), part.labels[chosen]
+
+    def _normal(self, images: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] to mean 0 and standard deviation 1 over the training images, channel by channel."""
+        return (images.to(self._dtype) - self._mean) * self._scale
+
+    def _crop(self, chosen: Tensor, shifts: Tensor, flips: Tensor) -> Tensor:
+        """Each image cropped out of its zero-padded self, mirrored where `flips` says: one gather for the batch."""
+        columns = torch.where(flips[:, None], self._columns.flip(0), self._columns)  # [B, W]
+        rows = shifts[0][:, None] + self._rows  # [B, H]
+        columns = shifts[1][:, None] + columns
+        channels = torch.arange(self.input_shape[0], device=chosen.device)
+        cropped = self._padded[
+            chosen[:, None, None, None], channels[:, None, None], rows[:, None, :, None], columns[:, None, None, :]
+        ]
+        return self._normal(cropped)
+
+
+def load_images(experiment: Experiment, device: torch.device, raw: RawImages | None = None) -> Images:
+    """The experiment's data set, split and on the device; `raw` where it has been read already.
+
+    Raises DataError, also where a batch is larger than the training set.
+    """
+    raw = load_raw(experiment.data) if raw is None else raw
+    dtype = torch.float64 if experiment.training.precision == "fp64" else torch.float32
+    data = experiment.data
+    images = DeviceImages(raw, validation=data.validation, augment=data.augment, device=device, dtype=dtype)
+    if experiment.training.batch_size > images.num_train:
+        raise DataError(
+            f"training.batch_size: found {experiment.training.batch_size}, but only {images.num_train} images are left "
+            f"to train on ({data.validation} are kept for validation)"
+        )
+    return images
+
+
+def _on_device(images: object, labels: object, device: torch.device) -> _Set:
+    return _Set(images=torch.as_tensor(images).to(device), labels=torch.as_tensor(labels).to(device))

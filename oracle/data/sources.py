@@ -1,0 +1,200 @@
+"""Where images come from. Each source gives a `RawImages`: the training and the test set, whole, as uint8.
+
+Nothing is unpickled but torchvision's own CIFAR files, whose MD5 sums torchvision checks first.
+"""
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from oracle.errors import DataError
+from oracle.experiment import Data
+
+DEFAULT_ROOT = "data"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawImages:
+    """A data set as it is stored: uint8 images [N, C, H, W], labels int64 [N] in 0 .. num_classes - 1."""
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    num_classes: int
+
+
+def load_raw(data: Data) -> RawImages:
+    """Read a data set whole. Raises DataError, saying what is missing and where it belongs."""
+    return SOURCES[data.source](data)
+
+
+def _digits(data: Data) -> RawImages:
+    """scikit-learn's digits: 1,797 images, 8 x 8, 16 grey levels; every fifth is kept for the test set."""
+    from sklearn.datasets import load_digits  # noqa: PLC0415 - a second of import that other sources need not pay
+
+    bunch = load_digits()
+    images = bunch.images.astype(np.uint8)[:, None]
+    labels = bunch.target.astype(np.int64)
+    test = np.arange(len(labels)) % 5 == 4
+    return RawImages(
+        train_images=images[~test],
+        train_labels=labels[~test],
+        test_images=images[test],
+        test_labels=labels[test],
+        num_classes=10,
+    )
+
+
+def _cifar(data: Data) -> RawImages:
+    """CIFAR-10 or -100 as image Parquet where `path` holds such files, else by torchvision, downloaded on first use."""
+    root = Path(data.path or DEFAULT_ROOT).expanduser()
+    num_classes = {"cifar10": 10, "cifar100": 100}[data.source]
+    if root.is_file() or any(root.rglob("*.parquet")):
+        raw = _parquet(data)
+        if raw.num_classes != num_classes:
+            raise DataError(f"{root}: {data.source} has {num_classes} classes, found {raw.num_classes} labels")
+        return raw
+    return _torchvision_cifar(data.source, root, num_classes)
+
+
+def _torchvision_cifar(source: str, root: Path, num_classes: int) -> RawImages:
+    from torchvision.datasets import CIFAR10, CIFAR100  # noqa: PLC0415 - slow to import, and only needed here
+
+    dataset = {"cifar10": CIFAR10, "cifar100": CIFAR100}[source]
+    try:
+        train, test = (dataset(str(root), train=train, download=True) for train in (True, False))
+    except (OSError, RuntimeError) as error:  # no network, no space, a broken archive
+        raise DataError(
+            f"{source} is not in {root.absolute()} and could not be downloaded ({error}). Place the folder "
+            f"{dataset.base_folder} there (from {dataset.filename}), or point --data at a folder of image Parquet files "
+            "(train-*.parquet and test-*.parquet)"
+        ) from None
+    return RawImages(
+        train_images=train.data.transpose(0, 3, 1, 2),
+        train_labels=np.array(train.targets, dtype=np.int64),
+        test_images=test.data.transpose(0, 3, 1, 2),
+        test_labels=np.array(test.targets, dtype=np.int64),
+        num_classes=num_classes,
+    )
+
+
+def _parquet(data: Data) -> RawImages:
+    """Hugging Face style image Parquet: a folder of shards, train and test told apart by their names; or one file.
+
+    Columns: `img` or `image`, a struct with the encoded `bytes`; `label` (or `fine_label`), int64. From one file, every
+    fifth image is kept for the test set.
+    """
+    if data.path is None:
+        raise DataError("data.source parquet needs data.path: a Parquet file, or a folder of train-* and test-* shards")
+    root = Path(data.path).expanduser()
+    if root.is_file():
+        images, labels, names = _read_shards([root], data.resolution)
+        test = np.arange(len(labels)) % 5 == 4
+        parts = (images[~test], labels[~test], images[test], labels[test])
+    else:
+        train, test_shards = _shards(root)
+        images, labels, names = _read_shards(train, data.resolution)
+        test_images, test_labels, _ = _read_shards(test_shards, data.resolution)
+        if images.shape[1:] != test_images.shape[1:]:
+            raise DataError(f"{root}: training images are {images.shape[1:]}, test images {test_images.shape[1:]}")
+        parts = (images, labels, test_images, test_labels)
+    num_classes = names or int(max(parts[1].max(), parts[3].max())) + 1
+    for shown in (parts[1], parts[3]):
+        if shown.min() < 0 or shown.max() >= num_classes:
+            raise DataError(f"{root}: labels must be 0 .. {num_classes - 1}, found {shown.min()} .. {shown.max()}")
+    return RawImages(
+        train_images=parts[0], train_labels=parts[1], test_images=parts[2], test_labels=parts[3], num_classes=num_classes
+    )
+
+
+def _shards(root: Path) -> tuple[list[Path], list[Path]]:
+    files = sorted(root.rglob("*.parquet"))
+    if not files:
+        raise DataError(f"{root.absolute()}: no .parquet files there; expected train-*.parquet and test-*.parquet")
+    train = [file for file in files if file.name.startswith("train")]
+    test = [file for file in files if file.name.startswith(("test", "valid"))]
+    if not train or not test:
+        raise DataError(
+            f"{root}: expected files that start with train and with test (or validation), found "
+            f"{', '.join(file.name for file in files[:5])}"
+        )
+    return train, test
+
+
+def _read_shards(files: list[Path], resolution: int | None) -> tuple[np.ndarray, np.ndarray, int | None]:
+    """Images [N, C, H, W], labels [N], and the number of class names where the file says them."""
+    images, labels, num_names = [], [], None
+    for file in files:
+        try:
+            table = pq.read_table(file)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{file}: is not a readable Parquet file: {error}") from None
+        image, label = _column(table, ("img", "image"), file), _column(table, ("label", "fine_label"), file)
+        num_names = num_names or _num_class_names(table.schema, label)
+        images.append(_decode(table[image], file, resolution))
+        if not pa.types.is_integer(table.schema.field(label).type) or table[label].null_count:
+            raise DataError(f"{file}: column {label} must hold integers, found {table.schema.field(label).type}")
+        labels.append(table[label].to_numpy().astype(np.int64))
+    shapes = {part.shape[1:] for part in images}
+    if len(shapes) > 1:
+        raise DataError(f"{files[0].parent}: images differ in shape from file to file: {sorted(shapes)}")
+    return np.concatenate(images), np.concatenate(labels), num_names
+
+
+def _column(table: pa.Table, names: tuple[str, ...], file: Path) -> str:
+    for name in names:
+        if name in table.column_names:
+            return name
+    raise DataError(f"{file}: expected a column called {' or '.join(names)}, found {', '.join(table.column_names)}")
+
+
+def _num_class_names(schema: pa.Schema, label: str) -> int | None:
+    """The number of classes as Hugging Face writes it into the schema's metadata."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return len(features[label]["names"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _decode(column: Any, file: Path, resolution: int | None) -> np.ndarray:
+    """Encoded images to uint8 [N, C, H, W], on all cores (Pillow lets go of the interpreter while it decodes)."""
+    from PIL import Image  # noqa: PLC0415 - comes with torchvision
+
+    def decode(item: tuple[int, Mapping[str, bytes] | None]) -> np.ndarray:
+        row, value = item
+        try:
+            image = Image.open(io.BytesIO((value or {})["bytes"]))
+            if image.mode not in {"RGB", "L"}:
+                image = image.convert("RGB")
+            if resolution is not None and image.size != (resolution, resolution):
+                image = image.resize((resolution, resolution), Image.Resampling.BILINEAR)
+            pixels = np.asarray(image)
+        except (KeyError, TypeError, OSError) as error:
+            raise DataError(f"{file}: row {row}: the image cannot be decoded: {error}") from None
+        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+    with ThreadPoolExecutor() as pool:
+        decoded = list(pool.map(decode, enumerate(column.to_pylist()), chunksize=512))
+    shapes = {image.shape for image in decoded}
+    if len(shapes) != 1:
+        found = ", ".join(str(shape) for shape in sorted(shapes)[:4]) or "no rows"
+        raise DataError(f"{file}: images must be of one shape, found {found}; data.resolution resizes them")
+    return np.stack(decoded)
+
+
+SOURCES: Mapping[str, Callable[[Data], RawImages]] = {
+    "digits": _digits,
+    "cifar10": _cifar,
+    "cifar100": _cifar,
+    "parquet": _parquet,
+}

@@ -1,0 +1,72 @@
+"""The networks, by name. Any of them runs under `torch.func.vmap` over stacked parameters and buffers."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import nn
+
+from oracle.errors import NetworkError
+from oracle.networks.alexnet import alexnet
+from oracle.networks.densenet import densenet
+from oracle.networks.mlp import mlp
+from oracle.networks.mobilenet import mobilenetv2
+from oracle.networks.resnet import resnet_bottleneck
+from oracle.networks.resnet_cifar import resnet_cifar
+from oracle.networks.vgg import vgg19
+from oracle.networks.vit import vit
+
+# num_classes, (C, H, W), generator -> a network on the CPU, filled from the generator.
+Builder = Callable[[int, tuple[int, int, int], torch.Generator], nn.Module]
+
+NETWORKS: Mapping[str, Builder] = {
+    "fc-256x3": partial(mlp, (256, 256, 256)),
+    "resnet20": partial(resnet_cifar, 20),
+    "vgg19": partial(vgg19, 1),
+    "densenet40": partial(densenet, 40),
+    "alexnet": partial(alexnet, 1),
+    "mobilenetv2": partial(mobilenetv2, 1.0),
+    "resnet50": partial(resnet_bottleneck, (3, 4, 6, 3), 64),
+    "vit-b-16": partial(vit, 16, 12, 12, 768),
+    # Narrowed siblings, for tests and small presets.
+    "mlp-64x2": partial(mlp, (64, 64)),
+    "resnet8": partial(resnet_cifar, 8),
+    "vgg19-narrow": partial(vgg19, 8),
+    "densenet22": partial(densenet, 22),
+    "alexnet-narrow": partial(alexnet, 16),
+    "mobilenetv2-narrow": partial(mobilenetv2, 0.25),
+    "resnet14-narrow": partial(resnet_bottleneck, (1, 1, 1, 1), 16),  # bottleneck blocks, one a stage
+    "vit-tiny": partial(vit, 8, 2, 4, 48),
+}
+
+
+def build_network(
+    name: str, *, num_classes: int, input_shape: tuple[int, int, int], generator: torch.Generator | None = None
+) -> nn.Module:
+    """Build a network for images of shape (C, H, W), in training mode, on the CPU.
+
+    Its numbers are drawn from `generator` alone (a CPU generator; None: a new one with seed 0); the global random
+    numbers stay as they are. The same generator state gives the same bits.
+
+    Raises NetworkError for an unknown name, fewer than two classes, or images that do not fit the network.
+
+    >>> build_network("mlp-64x2", num_classes=10, input_shape=(1, 8, 8))(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5, 10])
+    """
+    if name not in NETWORKS:
+        raise NetworkError(f"network {name!r} is not known; the known ones are {', '.join(sorted(NETWORKS))}")
+    if num_classes < 2:
+        raise NetworkError(f"network {name!r}: num_classes is {num_classes}, expected at least 2")
+    if len(input_shape) != 3 or min(input_shape) < 1:
+        raise NetworkError(f"network {name!r}: input_shape is {input_shape}, expected (channels, height, width)")
+    if generator is None:
+        generator = torch.Generator().manual_seed(0)
+    if generator.device.type != "cpu":
+        raise NetworkError(
+            f"network {name!r}: the generator is on {generator.device}, but networks are drawn on the CPU, "
+            "so that every machine gets the same bits; move the network afterwards"
+        )
+    try:
+        return NETWORKS[name](num_classes, input_shape, generator)
+    except NetworkError as misfit:
+        raise NetworkError(f"network {name!r}: {misfit}") from None

@@ -1,0 +1,61 @@
+"""Vision transformers: torchvision's."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import init
+from torchvision.models.vision_transformer import VisionTransformer
+
+from oracle.errors import NetworkError
+from oracle.networks.fit import require_channels
+
+
+def vit(
+    patch: int,
+    layers: int,
+    heads: int,
+    width: int,
+    num_classes: int,
+    input_shape: tuple[int, int, int],
+    generator: torch.Generator,
+) -> nn.Module:
+    """ViT (Dosovitskiy et al. 2020) for square images of a side that is a multiple of `patch`; its MLPs are 4 * width."""
+    require_channels(input_shape, 3)
+    _, height, side = input_shape
+    if height != side or side % patch:
+        fits = max(1, round(min(height, side) / patch)) * patch
+        raise NetworkError(
+            f"the images are {height}x{side}, but the network cuts square images into {patch}x{patch} patches; "
+            f"resize them to {fits}x{fits}, say"
+        )
+    with torch.device("meta"):
+        network = VisionTransformer(side, patch, layers, heads, width, 4 * width, num_classes=num_classes)
+    return _initialise(network, generator)
+
+
+def _initialise(network: VisionTransformer, generator: torch.Generator) -> nn.Module:
+    """torchvision's own scheme, drawn from the generator: in particular the head starts at zero."""
+    network = network.to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()  # biases, class token and head stay so
+        init.trunc_normal_(network.conv_proj.weight, std=_inverse_root_fan_in(network.conv_proj), generator=generator)
+        init.normal_(network.encoder.pos_embedding, std=0.02, generator=generator)
+        for module in network.encoder.modules():
+            match module:
+                case nn.LayerNorm():
+                    init.ones_(module.weight)
+                case nn.MultiheadAttention():
+                    bound = _inverse_root_fan_in(module.out_proj)
+                    init.xavier_uniform_(module.in_proj_weight, generator=generator)
+                    init.uniform_(module.out_proj.weight, -bound, bound, generator=generator)
+                case nn.Sequential() if module and isinstance(module[0], nn.Linear):  # a block's MLP
+                    for linear in (module[0], module[3]):
+                        init.xavier_uniform_(linear.weight, generator=generator)
+                        init.normal_(linear.bias, std=1e-6, generator=generator)
+    return network
+
+
+def _inverse_root_fan_in(layer: nn.Conv2d | nn.Linear) -> float:
+    return 1 / math.sqrt(layer.weight[0].numel())

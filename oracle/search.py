@@ -1,0 +1,267 @@
+"""A cycle's packs on Ray Tune: one `Tuner.fit` a cycle, one Tune trial a pack. The only file that imports Ray.
+
+Workers commit their own rows; Ray's results are never read back, except to say why a pack has none. Facts behind the
+choices (Ray 2.60): actors do not outlive a fit, so trials share actors (`reuse_actors`) and are long; a bug and a lost
+machine look alike to `max_failures`, so bugs are reported as results and only lost workers are tried again; the Tuner's
+own restore repeats finished trials, so what is missing is decided from our records alone.
+"""
+
+import contextlib
+import io
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from ray.tune import Callback, FailureConfig, RunConfig, Stopper, TuneConfig, Tuner
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from oracle import errors
+from oracle.data.images import Images, load_images
+from oracle.data.sources import RawImages
+from oracle.errors import ClusterError, Error, FolderError
+from oracle.storage import Folder
+from oracle.watch import Watch
+from oracle.work import Job, Pack, missing, run_pack
+
+LOST_WORKERS = 5  # times that one pack's worker may be lost before the search gives up
+REPORT_SECONDS = 1.0  # between two signs of life of a pack
+NODE_SECONDS = 60.0  # for every node to prove that it can write
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # else workers run at nice 15, behind everything else on the machine
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C stops the search, not only the fit
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",
+}
+
+
+class RayExecutor:
+    """Trains packs as Ray Tune trials, on a cluster of this process's own or on one that runs already."""
+
+    def __init__(
+        self, *, address: str | None = None, slots: int | None = None, cpus: float = 1.0, gpus: float | None = None
+    ) -> None:
+        """Start or join a cluster.
+
+        `address`: None or "local" for a cluster of this process alone, else as `ray.init` takes it; `slots`: packs at a
+        time, all that fit by default; `cpus`, `gpus`: of one pack, gpus defaulting to 1 where the cluster has any.
+        Raises ClusterError where the cluster cannot be reached.
+        """
+        self._files = Path(tempfile.mkdtemp(prefix="oracle-"))
+        self._ours = address in {None, "local"}
+        try:
+            _connect(address, slots, self._files)
+            resources = ray.cluster_resources()
+            self.has_gpu = resources.get("GPU", 0) > 0
+            gpus = (1.0 if self.has_gpu else 0.0) if gpus is None else gpus
+            self._resources = {"cpu": cpus, "gpu": gpus}
+            fit = [resources.get(name.upper(), 0.0) / need for name, need in self._resources.items() if need]
+            if int(min(fit)) < 1:
+                raise ClusterError(f"no pack fits: it asks for {self._resources}, the cluster has {resources}")
+            self.slots = min(int(min(fit)), slots or 1_000_000)
+        except BaseException:
+            self.close()
+            raise
+
+    def prove_folder(self, folder: Folder) -> None:
+        """Let every node write into `folder` and read what the driver wrote. ClusterError names the one that cannot."""
+        token = secrets.token_hex(8)
+        folder.write(f"nodes/{token}.driver", token.encode())
+        nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+        probe = ray.remote(num_cpus=0, max_retries=0)(_probe)
+        asked = {
+            probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+                folder, token, node
+            ): node
+            for node in nodes
+        }
+        ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=NODE_SECONDS)
+        faults = {asked[answer]: f"did not answer within {NODE_SECONDS:.0f} s" for answer in late}
+        for answer in ready:
+            try:
+                fault = ray.get(answer)
+            except ray.exceptions.RayError as error:
+                fault = str(error).strip().splitlines()[-1]
+            if fault is None and folder.read(f"nodes/{token}.{asked[answer]}") != token.encode():
+                fault = "wrote a file that this process cannot see"
+            if fault is not None:
+                faults[asked[answer]] = fault
+        folder.delete_below("nodes")
+        if faults:
+            lines = [
+                f"node {nodes[node]['NodeManagerHostname']} ({nodes[node]['NodeManagerAddress']}, {node[:8]}): {fault}"
+                for node, fault in faults.items()
+            ]
+            raise ClusterError(
+                "every node must be able to write the run's folder, which lies at "
+                f"{folder.url}:\n  " + "\n  ".join(lines) + "\nPut the folder on storage that all nodes share "
+                "(a network disk, s3://, gs://) with --out, or take the node out of the cluster"
+            )
+
+    def run(self, job: Job, packs: Sequence[Pack], raw: RawImages | None, watch: Watch) -> None:
+        """Train what the packs lack, in one `Tuner.fit`. Raises what a worker refused, ClusterError where one is lost."""
+        trainable = tune.with_parameters(_train, job=job, packs=list(packs), raw=raw)
+        follower, stopper = _Follow(packs, watch), _StopAtError()
+        tuner = Tuner(
+            tune.with_resources(trainable, self._resources),
+            param_space={"index": tune.grid_search(list(range(len(packs))))},
+            tune_config=TuneConfig(reuse_actors=True, max_concurrent_trials=self.slots),
+            run_config=RunConfig(
+                name=f"{job.experiment.name}-{secrets.token_hex(4)}",
+                storage_path=str(self._files / "tune"),
+                failure_config=FailureConfig(max_failures=LOST_WORKERS),
+                callbacks=[follower],
+                stop=stopper,
+                verbose=0,
+            ),
+        )
+        try:
+            with _quiet():
+                results = tuner.fit()
+        except RuntimeError as error:
+            raise ClusterError(
+                f"Ray stopped the search ({str(error).strip().splitlines()[0]}). Most often a worker was killed because "
+                "its node ran out of memory: use fewer slots (--slots) or smaller packs (--pack-size). What was "
+                "finished is kept: run the same command again"
+            ) from None
+        if stopper.error is not None:
+            kind, message = stopper.error
+            raise _ERRORS.get(kind, Error)(message)
+        lost = [pack for pack in packs if missing(job.folder, pack)]
+        if lost:
+            reasons = {str(result.error).strip().splitlines()[-1] for result in results if result.error}
+            raise ClusterError(
+                f"search {job.experiment.name}, cycle {lost[0].cycle}: {len(lost)} of {len(packs)} packs have no rows, "
+                f"the first for seed {lost[0].seed}, max_lr {lost[0].candidates[0]:g} and on: "
+                f"{'; '.join(sorted(reasons)) or 'their workers were lost'}. What was finished is kept: run the same "
+                "command again"
+            )
+
+    def close(self) -> None:
+        """Leave the cluster; one of our own ends, and its files go."""
+        ray.shutdown()
+        shutil.rmtree(self._files, ignore_errors=True)
+
+
+_ERRORS: dict[str, type[Error]] = {
+    name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Error)
+}
+_IMAGES: dict[str, Images] = {}  # of this worker process, so that its second pack finds them ready
+
+
+def _train(config: dict[str, Any], *, job: Job, packs: list[Pack], raw: RawImages | None) -> None:
+    """One Tune trial. A refusal or a crash is a result: it would be the same anywhere, so Ray must not try it again."""
+    reported = time.monotonic()
+
+    def progress(done: float) -> None:
+        nonlocal reported
+        if time.monotonic() - reported >= REPORT_SECONDS and done < 1:
+            reported = time.monotonic()
+            tune.report({"done": done, "error": None})
+
+    try:
+        key = job.experiment.hash
+        if key not in _IMAGES:
+            _IMAGES[key] = load_images(job.experiment, torch.device(job.settings.device), raw)
+        run_pack(job, packs[config["index"]], _IMAGES[key], progress)
+    except Error as error:
+        tune.report({"done": 0.0, "error": (type(error).__name__, str(error))})
+    else:
+        tune.report({"done": 1.0, "error": None})
+
+
+class _Follow(Callback):
+    """Passes the workers' signs of life on."""
+
+    def __init__(self, packs: Sequence[Pack], watch: Watch) -> None:
+        self._packs, self._watch = packs, watch
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        self._watch.pack_moves(pack=self._packs[trial.config["index"]].name, done=result["done"])
+
+
+class _StopAtError(Stopper):
+    """Ends the fit at the first refusal: it would only be repeated."""
+
+    def __init__(self) -> None:
+        self.error: tuple[str, str] | None = None
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        self.error = self.error or result.get("error")
+        return False
+
+    def stop_all(self) -> bool:
+        return self.error is not None
+
+
+def _probe(folder: Folder, token: str, node: str) -> str | None:
+    """Runs on a node: what keeps it from using the folder, or None."""
+    try:
+        if folder.read(f"nodes/{token}.driver") != token.encode():
+            return f"does not see the files that the driver wrote to {folder.url}"
+        folder.write(f"nodes/{token}.{node}", token.encode())
+    except FolderError as error:
+        return str(error)
+    return None
+
+
+def _connect(address: str | None, slots: int | None, files: Path) -> None:
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
+    if address in {None, "local"}:
+        if "RAY_AUTH_MODE" not in os.environ:  # a token of this process's own; a bare init writes one into the home folder
+            os.environ["RAY_AUTH_MODE"] = "token"
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        with _quiet():
+            ray.init(address="local", num_cpus=slots, include_dashboard=False, _temp_dir=str(files / "ray"), **common)
+        return
+    _check_listens(address or "")
+    try:
+        with _quiet():
+            ray.init(address=address, **common)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(
+            f"Ray at {address} cannot be joined: {str(error).strip().splitlines()[-1]}. If the cluster asks for a token, "
+            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH here too; Ray and Python must be of the "
+            "same version on all machines"
+        ) from None
+
+
+def _check_listens(address: str) -> None:
+    """Ray waits 81 s for a cluster that is not there and then ends the process: look first."""
+    if address == "auto":
+        known = Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+        found = os.environ.get("RAY_ADDRESS") or (known.read_text().strip() if known.exists() else "")
+        if not found:
+            raise ClusterError("--address auto: no Ray cluster runs on this machine; `ray start --head` starts one")
+        address = found
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterError(f"--address {address}: expected local, auto, HOST:PORT or ray://HOST:PORT")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray cluster answers at {address} ({error}); `ray status --address {address}` on the head node shows it"
+        ) from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray prints boxes and tables whatever it is told; the live view shows what matters."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield

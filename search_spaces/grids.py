@@ -1,0 +1,94 @@
+"""Which peak learning rates are tried at a cycle, and how a grid grows past its edge."""
+
+from collections.abc import Sequence
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
+
+
+class MaxLrGrid(BaseModel):
+    """The candidates for `max_lr` that every cycle of a search starts from.
+
+    `linear` and `log` lay `points` values over [low, high], ends included; `explicit` takes `values` as they stand.
+    With `extend`, a cycle whose optimum or interval ends on an edge grows past that edge by the grid's own spacing, at
+    most `max_extra` candidates a cycle; a linear grid stops growing downward above 0.
+
+    >>> MaxLrGrid(low=0.01, high=0.03, points=3).candidates()
+    (0.01, 0.02, 0.03)
+    >>> MaxLrGrid(low=0.01, high=1, points=3, spacing="log").candidates()
+    (0.01, 0.1, 1.0)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    spacing: Literal["linear", "log", "explicit"] = "linear"
+    low: PositiveFloat = 1e-4  # learning rate; not used by `explicit`
+    high: PositiveFloat = 1e-1
+    points: int = Field(default=51, ge=1, le=10_000)
+    values: tuple[PositiveFloat, ...] | None = None  # `explicit` only
+    extend: bool = False
+    max_extra: int = Field(default=24, ge=1, le=10_000)  # candidates that `extend` may add at one cycle
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.spacing == "explicit") != (self.values is not None):
+            raise ValueError("values and spacing: explicit go together; linear and log take low, high and points")
+        if self.values is not None:
+            if not self.values or any(a >= b for a, b in zip(self.values, self.values[1:], strict=False)):
+                raise ValueError("values must be at least one learning rate, each larger than the one before it")
+            if self.model_fields_set & {"low", "high", "points"}:
+                raise ValueError("an explicit grid takes values alone: leave low, high and points out")
+        elif self.points == 1 and self.low != self.high:
+            raise ValueError(f"one point cannot cover [{self.low:g}, {self.high:g}]: set low and high to the same value")
+        elif self.points > 1 and self.low >= self.high:
+            raise ValueError(f"low must be below high, found low {self.low:g} and high {self.high:g}")
+        if self.extend and len(self.candidates()) < 2:
+            raise ValueError("extend needs at least two candidates: one has no spacing to grow by")
+        return self
+
+    def candidates(self) -> tuple[float, ...]:
+        """The grid before any growth: ascending learning rates."""
+        if self.values is not None:
+            return self.values
+        return tuple(self._at(index) for index in range(self.points))
+
+    def extended(self, candidates: Sequence[float], *, low: bool, high: bool) -> tuple[float, ...]:
+        """`candidates` grown past the edges named, or unchanged where the bound is reached.
+
+        One call adds an eighth of the grid to a side, so that a cycle on a cluster does not grow one training at a time.
+
+        >>> MaxLrGrid(low=0.01, high=0.03, points=3, extend=True).extended((0.01, 0.02, 0.03), low=True, high=True)
+        (0.01, 0.02, 0.03, 0.04)
+        """
+        base = self.candidates()
+        below = sum(rate < base[0] for rate in candidates)
+        above = sum(rate > base[-1] for rate in candidates)
+        stride = max(1, len(base) // 8)
+        grown = set(candidates)
+        for step in range(1, stride + 1):
+            if high and len(grown) < len(base) + self.max_extra:
+                grown.add(self._at(len(base) - 1 + above + step))
+            if low and len(grown) < len(base) + self.max_extra and (rate := self._at(-below - step)) > 0:
+                grown.add(rate)
+        return tuple(sorted(grown))
+
+    def _at(self, index: int) -> float:
+        """The grid's point `index`; below 0 and past the last by the spacing of the nearest two points.
+
+        Ten significant digits, so that a rate reads the same in YAML, on screen and in Parquet.
+        """
+        if self.values is not None:
+            last = len(self.values) - 1
+            if index < 0:
+                rate = self.values[0] + index * (self.values[1] - self.values[0])
+            else:
+                rate = self.values[last] + (index - last) * (self.values[last] - self.values[last - 1])
+        elif self.points == 1:
+            rate = self.low
+        elif self.spacing == "log":
+            rate = self.low * (self.high / self.low) ** (index / (self.points - 1))
+        else:
+            rate = self.low + (self.high - self.low) * index / (self.points - 1)
+            if rate < 1e-9 * self.high:  # 0 up to rounding
+                return 0.0
+        return float(f"{rate:.10g}")
