@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from oracle.data.images import Images, load_images
 from oracle.data.sources import RawImages, load_raw
-from oracle.errors import FolderError
+from oracle.errors import ExperimentError, FolderError
 from oracle.experiment import Experiment, differences
 from oracle.intervals import find_interval
 from oracle.local import LocalExecutor, default_slots
@@ -78,7 +78,8 @@ def run_oracle(
     """
     watch = watch or Watch()
     if peaks is not None and len(peaks) != experiment.pruning.cycles + 1:
-        raise FolderError(f"peaks: expected one max_lr for each of {experiment.pruning.cycles + 1} cycles, found {len(peaks)}")
+        cycles = experiment.pruning.cycles + 1
+        raise ExperimentError(f"peaks: expected one max_lr for each of {cycles} cycles, found {len(peaks)}")
     raw = load_raw(experiment.data)
     images = load_images(experiment, default_device(), raw)
     check_experiment(experiment, images)
@@ -101,6 +102,7 @@ def run_oracle(
         )
         return Chain(job, trainer, raw, images, watch, peaks).run()
     finally:
+        watch.ends()
         trainer.close()
 
 
@@ -130,7 +132,9 @@ def open_folder(out: str | Path, experiment: Experiment) -> Folder:
         differ = differences(_comparable(there), _comparable(experiment))
         gone = [seed for seed in there.seeds if seed not in experiment.seeds]
         if gone:
-            differ.append(f"seeds: {list(there.seeds)} there, {list(experiment.seeds)} asked for (more are fine, fewer not)")
+            differ.append(
+                f"seeds: {list(there.seeds)} there, {list(experiment.seeds)} asked for (more are fine, fewer not)"
+            )
         if experiment.pruning.cycles < there.pruning.cycles:
             cycles = (there.pruning.cycles, experiment.pruning.cycles)
             differ.append(f"pruning.cycles: {cycles[0]} there, {cycles[1]} asked for (more are fine, fewer not)")
@@ -189,9 +193,7 @@ class Chain:
     def run(self) -> pa.Table:
         """Every cycle that is missing. Returns the table of all."""
         cycles = self._experiment.pruning.cycles
-        self._watch.starts(
-            name=self._experiment.name, folder=self._folder.url, cycles=cycles, seeds=len(self._experiment.seeds)
-        )
+        self._watch.starts(experiment=self._experiment, folder=self._folder)
         rows = oracle_rows(self._folder)
         for cycle in range(cycles + 1):
             row = self._choose(cycle)
@@ -235,14 +237,8 @@ class Chain:
             return
         for seed in {pack.seed for pack in todo}:
             self._parent(cycle, seed)
-        done = trials_of_cycle(self._folder, cycle, chain)
-        self._watch.cycle_starts(
-            cycle=cycle,
-            candidates=candidates,
-            packs=len(todo),
-            trials=sum(map(len, lacking.values())),
-            done=done.num_rows,
-        )
+        trials = sum(map(len, lacking.values()))
+        self._watch.cycle_starts(cycle=cycle, lineage=chain, packs=len(todo), trials=trials)
         self._executor.run(self._job, todo, self._raw, self._watch)
 
     def _trials(self, cycle: int, candidates: Sequence[float]) -> pa.Table:
@@ -264,9 +260,7 @@ class Chain:
             else:
                 first = self._winner(0, seed) if self._experiment.pruning.rewind_step else None
                 winner = self._winner(cycle - 1, seed)
-                parent = next_parent(
-                    self._experiment, seed, self._images, cycle=cycle, winner=winner, first=first
-                )
+                parent = next_parent(self._experiment, seed, self._images, cycle=cycle, winner=winner, first=first)
             write_parent(self._folder, cycle, seed, chain, parent)
         return parent
 
@@ -291,7 +285,9 @@ class Chain:
             else:
                 winners[seed] = winner
         if again:
-            self._watch.says(f"cycle {cycle}: training the winners of seeds {sorted(again)} once more for their weights")
+            self._watch.says(
+                f"cycle {cycle}: training the winners of seeds {sorted(again)} once more for their weights"
+            )
             self._executor.run(self._job, list(again.values()), self._raw, self._watch)
             for seed, pack in again.items():
                 winner = read_final(self._folder, cycle, pack.name, max_lr, self._parent(cycle, seed).masks)
@@ -320,12 +316,10 @@ class Chain:
 
 def _committed_with(trials: pa.Table, seed: int, max_lr: float) -> Pack:
     """The pack that committed a trial: trained again in the same company, it ends with the same bits."""
-    rows = [row for row in trials.select(["cycle", "seed", "max_lr", "lineage", "commit"]).to_pylist()]
+    rows = trials.select(["cycle", "seed", "max_lr", "lineage", "commit"]).to_pylist()
     [own] = [row for row in rows if row["seed"] == seed and row["max_lr"] == max_lr]
     candidates = sorted(row["max_lr"] for row in rows if row["commit"] == own["commit"])
-    return Pack(
-        cycle=own["cycle"], seed=seed, candidates=tuple(candidates), lineage=own["lineage"], again=True
-    )
+    return Pack(cycle=own["cycle"], seed=seed, candidates=tuple(candidates), lineage=own["lineage"], again=True)
 
 
 def _comparable(experiment: Experiment) -> dict[str, Any]:
@@ -340,7 +334,7 @@ def _executor(kind: str, address: str | None, slots: int | None, folder: Folder)
     """The executor, and the device that its packs train on."""
     if kind == "local":
         return LocalExecutor(slots=slots or 1), default_device().type
-    from oracle.search import RayExecutor  # noqa: PLC0415 - Ray is not needed, nor there, where `local` is used
+    from oracle.search import RayExecutor
 
     executor = RayExecutor(address=address, slots=slots)
     try:
@@ -363,7 +357,9 @@ def _settings(
     try:
         settings = Settings.from_json(content)
     except (ValueError, TypeError):
-        raise FolderError(f"{folder / 'settings.json'}: cannot be read; it is JSON as `oracle search` writes it") from None
+        raise FolderError(
+            f"{folder / 'settings.json'}: cannot be read; it is JSON as `oracle search` writes it"
+        ) from None
     wrong = []
     if settings.device != device:
         wrong.append(f"device: {settings.device} there, {device} here")

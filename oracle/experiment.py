@@ -275,9 +275,9 @@ def _source(name_or_path: str) -> tuple[str, str]:
     if name_or_path in preset_names():
         return f"preset {name_or_path}", (_presets() / f"{name_or_path}.yaml").read_text()
     near = difflib.get_close_matches(name_or_path, preset_names(), n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = f"did you mean {near[0]}? " if near else ""
     raise ExperimentError(
-        f"no preset is called {name_or_path!r}{hint} `oracle presets` lists them; a file of your own ends in .yaml"
+        f"no preset is called {name_or_path!r}; {hint}`oracle presets` lists them; a file of your own ends in .yaml"
     )
 
 
@@ -364,4 +364,5 @@ def _allowed_keys(parents: list[str], fields: Mapping[str, Any], wrong: str) -> 
         model = _MODELS[parent]
     known = list(model.model_fields)
     near = difflib.get_close_matches(wrong, known, n=1)
-    return f"did you mean {near[0]}? " * bool(near) + f"allowed: {', '.join(known)}"
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"{hint}allowed: {', '.join(known)}"

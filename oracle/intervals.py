@@ -74,6 +74,7 @@ def find_interval(trials: Any, *, tolerance: float) -> dict[str, Any]:
 
 
 def _columns(trials: Any) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]]
     if hasattr(trials, "to_pydict"):  # pyarrow
         columns = trials.to_pydict()
     elif hasattr(trials, "to_dict"):  # pandas

@@ -9,8 +9,8 @@ import torch
 
 from oracle.data.images import Images, load_images
 from oracle.data.sources import RawImages
-from oracle.work import Job, Pack, run_pack
 from oracle.watch import Watch
+from oracle.work import Job, Pack, run_pack
 
 
 class LocalExecutor:
@@ -29,6 +29,7 @@ class LocalExecutor:
 
         def train(pack: Pack) -> None:
             run_pack(job, pack, images, progress=lambda done: _move(watch, pack, done, stop))
+            _move(watch, pack, 1.0, stop)
 
         pool = ThreadPoolExecutor(self.slots)
         try:

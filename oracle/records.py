@@ -105,7 +105,9 @@ def read_experiment(folder: Folder) -> Experiment:
     """The experiment that a folder holds. Raises FolderError where it holds none."""
     content = folder.read("experiment.yaml")
     if content is None:
-        raise FolderError(f"{folder.url}: holds no Oracle run (no experiment.yaml); `oracle search ... --out` makes one")
+        raise FolderError(
+            f"{folder.url}: holds no Oracle run (no experiment.yaml); `oracle search ... --out` makes one"
+        )
     return experiment_from_yaml(content.decode(errors="replace"), where=folder / "experiment.yaml")
 
 

@@ -7,6 +7,7 @@ own restore repeats finished trials, so what is missing is decided from our reco
 """
 
 import contextlib
+import functools
 import io
 import os
 import secrets
@@ -34,6 +35,9 @@ from oracle.work import Job, Pack, missing, run_pack
 
 LOST_WORKERS = 5  # times that one pack's worker may be lost before the search gives up
 REPORT_SECONDS = 1.0  # between two signs of life of a pack
+LONG_PACK_SECONDS = (
+    30.0  # from here on a pack is a Tune trial of its own; shorter ones are dealt out in one share a slot
+)
 NODE_SECONDS = 60.0  # for every node to prove that it can write
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -44,7 +48,6 @@ QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C stops the search, not only the fit
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_MAX_PENDING_TRIALS_PG": "1",
 }
 
 
@@ -72,6 +75,7 @@ class RayExecutor:
             if int(min(fit)) < 1:
                 raise ClusterError(f"no pack fits: it asks for {self._resources}, the cluster has {resources}")
             self.slots = min(int(min(fit)), slots or 1_000_000)
+            self._pack_seconds = 0.0  # of the last fit's packs; 0: not known
         except BaseException:
             self.close()
             raise
@@ -113,17 +117,19 @@ class RayExecutor:
 
     def run(self, job: Job, packs: Sequence[Pack], raw: RawImages | None, watch: Watch) -> None:
         """Train what the packs lack, in one `Tuner.fit`. Raises what a worker refused, ClusterError where one is lost."""
-        trainable = tune.with_parameters(_train, job=job, packs=list(packs), raw=raw)
-        follower, stopper = _Follow(packs, watch), _StopAtError()
+        num_shares = len(packs) if self._pack_seconds > LONG_PACK_SECONDS else min(self.slots, len(packs))
+        shares = [list(packs[share::num_shares]) for share in range(num_shares)]
+        trainable = tune.with_parameters(_train, job=job, shares=shares, raw=raw)
+        stopper, started = _StopAtError(), time.monotonic()
         tuner = Tuner(
             tune.with_resources(trainable, self._resources),
-            param_space={"index": tune.grid_search(list(range(len(packs))))},
+            param_space={"share": tune.grid_search(list(range(num_shares)))},
             tune_config=TuneConfig(reuse_actors=True, max_concurrent_trials=self.slots),
             run_config=RunConfig(
                 name=f"{job.experiment.name}-{secrets.token_hex(4)}",
                 storage_path=str(self._files / "tune"),
                 failure_config=FailureConfig(max_failures=LOST_WORKERS),
-                callbacks=[follower],
+                callbacks=[_Follow(watch)],
                 stop=stopper,
                 verbose=0,
             ),
@@ -137,6 +143,7 @@ class RayExecutor:
                 "its node ran out of memory: use fewer slots (--slots) or smaller packs (--pack-size). What was "
                 "finished is kept: run the same command again"
             ) from None
+        self._pack_seconds = (time.monotonic() - started) * self.slots / len(packs)
         if stopper.error is not None:
             kind, message = stopper.error
             raise _ERRORS.get(kind, Error)(message)
@@ -162,38 +169,39 @@ _ERRORS: dict[str, type[Error]] = {
 _IMAGES: dict[str, Images] = {}  # of this worker process, so that its second pack finds them ready
 
 
-def _train(config: dict[str, Any], *, job: Job, packs: list[Pack], raw: RawImages | None) -> None:
+def _train(config: dict[str, Any], *, job: Job, shares: list[list[Pack]], raw: RawImages | None) -> None:
     """One Tune trial. A refusal or a crash is a result: it would be the same anywhere, so Ray must not try it again."""
     reported = time.monotonic()
 
-    def progress(done: float) -> None:
+    def progress(pack: Pack, fraction: float) -> None:
         nonlocal reported
-        if time.monotonic() - reported >= REPORT_SECONDS and done < 1:
+        if time.monotonic() - reported >= REPORT_SECONDS:
             reported = time.monotonic()
-            tune.report({"done": done, "error": None})
+            tune.report({"pack": pack.name, "fraction": fraction, "error": None})
 
     try:
         key = job.experiment.hash
         if key not in _IMAGES:
             _IMAGES[key] = load_images(job.experiment, torch.device(job.settings.device), raw)
-        run_pack(job, packs[config["index"]], _IMAGES[key], progress)
+        for pack in shares[config["share"]]:
+            run_pack(job, pack, _IMAGES[key], functools.partial(progress, pack))
+            tune.report({"pack": pack.name, "fraction": 1.0, "error": None})
     except Error as error:
-        tune.report({"done": 0.0, "error": (type(error).__name__, str(error))})
-    else:
-        tune.report({"done": 1.0, "error": None})
+        tune.report({"pack": None, "fraction": 0.0, "error": (type(error).__name__, str(error))})
 
 
-class _Follow(Callback):
+class _Follow(Callback):  # type: ignore[misc]  # Ray ships no types
     """Passes the workers' signs of life on."""
 
-    def __init__(self, packs: Sequence[Pack], watch: Watch) -> None:
-        self._packs, self._watch = packs, watch
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        self._watch.pack_moves(pack=self._packs[trial.config["index"]].name, done=result["done"])
+        if result["pack"] is not None:
+            self._watch.pack_moves(pack=result["pack"], done=result["fraction"])
 
 
-class _StopAtError(Stopper):
+class _StopAtError(Stopper):  # type: ignore[misc]
     """Ends the fit at the first refusal: it would only be repeated."""
 
     def __init__(self) -> None:
@@ -223,8 +231,8 @@ def _connect(address: str | None, slots: int | None, files: Path) -> None:
         os.environ.setdefault(name, value)
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
     if address in {None, "local"}:
-        if "RAY_AUTH_MODE" not in os.environ:  # a token of this process's own; a bare init writes one into the home folder
-            os.environ["RAY_AUTH_MODE"] = "token"
+        if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+            # Ray guards a cluster of its own by a token, and would write one into the home folder.
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         with _quiet():
             ray.init(address="local", num_cpus=slots, include_dashboard=False, _temp_dir=str(files / "ray"), **common)

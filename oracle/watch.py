@@ -1,26 +1,29 @@
 """What a run tells those who watch it. This one is silent; `oracle.live` draws."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from oracle.experiment import Experiment
+from oracle.storage import Folder
 
 
 class Watch:
-    """Told what happens while a chain runs; every method may be overridden, from the thread that runs the chain."""
+    """Told what happens while a chain runs. Packs may move in other threads than the one that runs the chain."""
 
-    def starts(self, *, name: str, folder: str, cycles: int, seeds: int) -> None:
-        """A run goes on, or begins, in `folder`; it has cycles + 1 cycles to finish."""
+    def starts(self, *, experiment: Experiment, folder: Folder) -> None:
+        """A run begins, or goes on, in `folder`."""
 
-    def cycle_starts(self, *, cycle: int, candidates: Sequence[float], packs: int, trials: int, done: int) -> None:
-        """`trials` trials in `packs` packs are to be trained for a cycle; `done` others of the cycle have their rows."""
+    def cycle_starts(self, *, cycle: int, lineage: str, packs: int, trials: int) -> None:
+        """`trials` trials of a cycle have no rows yet, and are now trained in `packs` packs."""
 
     def pack_moves(self, *, pack: str, done: float) -> None:
-        """A fraction of a pack, in [0, 1], is trained."""
-
-    def trials_done(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """The trials of the cycle under way that have their rows, all of them."""
+        """A fraction of a pack is trained; 1 once its rows are there."""
 
     def cycle_ends(self, row: Mapping[str, Any]) -> None:
-        """A cycle is finished; `row` as in oracle.parquet."""
+        """A cycle is finished, now or in an earlier run; `row` as in oracle.parquet."""
 
     def says(self, text: str) -> None:
         """Something that a person should know."""
+
+    def ends(self) -> None:
+        """The run is over, however it went."""

@@ -23,7 +23,7 @@ from oracle.records import commit_trials, cycle_folder, note_attempt, trials_of_
 from oracle.storage import Folder
 from oracle.training import Backend, make_trainer, run_trainer, trial_rows
 from oracle.training.loop import Scores, Trainer
-from oracle.weights import part, prefixed, read_parent, read_tensors, parent_name, weights_name, write_tensors
+from oracle.weights import parent_name, part, prefixed, read_parent, read_tensors, weights_name, write_tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,8 @@ def versions() -> dict[str, str]:
 def run_pack(job: Job, pack: Pack, images: Images, progress: Callable[[float], None] = lambda done: None) -> None:
     """Train what the pack lacks and commit it: all at once for the pack backend, one by one for the plain one.
 
-    `progress` is told the fraction done, in [0, 1]. Raises TrialError naming search, cycle, max_lr and seed.
+    `progress` is told the fraction done, below 1 until the rows are there. Raises TrialError naming search, cycle,
+    max_lr and seed.
     """
     torch.set_num_threads(job.settings.threads)
     todo = list(pack.candidates) if pack.again else missing(job.folder, pack)
@@ -131,7 +132,7 @@ def _run_group(job: Job, group: Pack, images: Images, progress: Callable[[float]
         if now - saved >= job.checkpoint_seconds and scores.epochs_done < experiment.training.epochs:
             _save_checkpoint(job, group, trainer, scores, seconds_before + now - started)
             saved = now
-        progress(scores.epochs_done / experiment.training.epochs)
+        progress(scores.epochs_done / (experiment.training.epochs + 1))  # the last part is for the commit
 
     scores = run_trainer(
         trainer,
@@ -193,7 +194,5 @@ def _resume(job: Job, group: Pack, trainer: Trainer, device: torch.device) -> tu
         return None, 0.0
     tensors, header = found
     trainer.restore({name: value.to(device) for name, value in part(tensors, "trainer").items()})
-    scores = Scores(
-        epochs_done=int(header["epochs_done"]), rewind=part(tensors, "rewind"), **part(tensors, "scores")
-    )
+    scores = Scores(epochs_done=int(header["epochs_done"]), rewind=part(tensors, "rewind"), **part(tensors, "scores"))
     return scores, float(header["seconds"])

@@ -39,7 +39,9 @@ class MaxLrGrid(BaseModel):
             if self.model_fields_set & {"low", "high", "points"}:
                 raise ValueError("an explicit grid takes values alone: leave low, high and points out")
         elif self.points == 1 and self.low != self.high:
-            raise ValueError(f"one point cannot cover [{self.low:g}, {self.high:g}]: set low and high to the same value")
+            raise ValueError(
+                f"one point cannot cover [{self.low:g}, {self.high:g}]: set low and high to the same value"
+            )
         elif self.points > 1 and self.low >= self.high:
             raise ValueError(f"low must be below high, found low {self.low:g} and high {self.high:g}")
         if self.extend and len(self.candidates()) < 2:

@@ -33,13 +33,15 @@ class SiloRanges:
             if not (math.isfinite(low) and math.isfinite(high)) or low > high:
                 raise ValueError(f"range of {name}: [{low:g}, {high:g}] must be finite, with low <= high")
             if low < 0 or (name == "beta" and low == 0):
-                raise ValueError(f"range of {name}: {low:g} is too low; {name} must be {'> 0' if name == 'beta' else '>= 0'}")
+                raise ValueError(
+                    f"range of {name}: {low:g} is too low; {name} must be {'> 0' if name == 'beta' else '>= 0'}"
+                )
             object.__setattr__(self, name, (low, high))
 
     @property
     def is_recommended(self) -> bool:
         """Whether q and beta stay inside the paper's recommendation."""
-        return 0 <= self.q[0] and self.q[1] <= 3 and 3 <= self.beta[0] and self.beta[1] <= 6
+        return self.q[0] >= 0 and self.q[1] <= 3 and self.beta[0] >= 3 and self.beta[1] <= 6
 
 
 RECOMMENDED = SiloRanges()

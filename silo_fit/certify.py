@@ -1,30 +1,31 @@
 """The most intervals that any SILO curve hits, proven by branch and bound.
 
-The question. Cycle j has the interval [lo_j, hi_j]; a curve hits it if lo_j <= eps + delta s_j(q, beta) <= hi_j. What is
-the largest number of hits over eps >= 0, delta >= 0 and a box of (q, beta)?
+The question. Cycle j has the interval [lo_j, hi_j]; a curve hits it if lo_j <= eps + delta s_j(q, beta) <= hi_j. What
+is the largest number of hits over eps >= 0, delta >= 0 and a box of (q, beta)?
 
-For one (q, beta) it is a problem in two variables. Take any (eps, delta) and the set H that it hits. Raise eps, with delta
-held, until one of H's upper limits is met: all of H is still hit. So a best point lies on one of the K lines
-eps = hi_i - delta s_i, delta >= 0, eps >= 0. Along such a line cycle j is hit for one closed range of delta, because its
-value is linear in delta. A sort of the 2K ends and a running sum give the largest number of ranges that overlap: exact.
+For one (q, beta) it is a problem in two variables. Take any (eps, delta) and the set H that it hits. Raise eps, with
+delta held, until one of H's upper limits is met: all of H is still hit. So a best point lies on one of the K lines
+eps = hi_i - delta s_i, delta >= 0, eps >= 0. Along such a line cycle j is hit for one closed range of delta, because
+its value is linear in delta. A sort of the 2K ends and a running sum give the largest number of ranges that overlap:
+exact.
 
-Over a box of (q, beta), s_j lies in [a_j, b_j]. It never rises with q. With beta it rises where g >= 1/2 and falls where
-g <= 1/2, so it is monotone in beta too, in a direction that depends on q alone; hence its extremes over the box are among
-its four corners. (If the direction changes with q: at fixed beta the largest value is at the lowest q and the smallest at
-the highest q, and on each of these two edges it is monotone in beta.) A curve of the box that hits j satisfies
-eps + delta a_j <= hi_j and eps + delta b_j >= lo_j, since delta >= 0. The largest number of such relaxed pairs that one
-(eps, delta) satisfies is therefore an upper bound, and the argument above finds it exactly: raise eps until a relaxed
-upper limit is met, then sweep the K lines eps = hi_i - delta a_i, on which each pair holds for one closed range of delta.
+Over a box of (q, beta), s_j lies in [a_j, b_j], the extremes over the four corners: s_j never rises with q, so its
+largest value over the box is on the edge of the lowest q and its smallest on that of the highest q; and at a fixed q
+it is sigmoid(beta c) for a c without beta, so along such an edge it is monotone. A curve of the box that hits j
+satisfies eps + delta a_j <= hi_j and eps + delta b_j >= lo_j, since delta >= 0. The largest number of such relaxed
+pairs that one (eps, delta) satisfies is therefore an upper bound, and the argument above finds it exactly: raise eps
+until a relaxed upper limit is met, then sweep the K lines eps = hi_i - delta a_i, on which each pair holds for one
+closed range of delta.
 
-Boxes are split until no box's bound exceeds the most hits found at some box's middle. Every (q, beta) then lies in a box
-whose bound is at most that number: no curve hits more. If the work allowed runs out first, the largest bound left is
-still an upper bound, and is returned as one.
+Boxes are split until no box's bound exceeds the most hits found at some box's middle. Every (q, beta) then lies in a
+box whose bound is at most that number: no curve hits more. If the work allowed runs out first, the largest bound left
+is still an upper bound, and is returned as one.
 
 Rounding. All rates are divided by the largest hi, so they are at most 1. By the project's rule a value within
-TOLERANCE = 1e-9 of an interval is inside. What is found uses 1e-9 less SLACK, bounds use 1e-9 plus SLACK, and corners are
-widened by a relative 1e-12. SLACK = 2e-11 covers the rounding of rates to 11 digits (5e-12) and of the arithmetic: a value
-eps + delta s that is at most about 1 is computed to within 1e-12, as s is to a relative 1e-13. So a found hit is a
-hit, and a bound is a bound, for exact arithmetic as well as for the computed curve.
+TOLERANCE = 1e-9 of an interval is inside. What is found uses 1e-9 less SLACK, bounds use 1e-9 plus SLACK, and corners
+are widened by a relative 1e-12. SLACK = 2e-11 covers the rounding of rates to 11 digits (5e-12) and of the
+arithmetic: a value eps + delta s that is at most about 1 is computed to within 1e-12, as s is to a relative 1e-13. So
+a found hit is a hit, and a bound is a bound, for exact arithmetic as well as for the computed curve.
 """
 
 from dataclasses import dataclass
@@ -87,11 +88,12 @@ def sweep(low: Floats, high: Floats, lo: Floats, hi: Floats) -> Sweep:
         end = np.fmin(end, np.where(rises, edge, np.inf))
         start = np.fmax(np.fmax(start, np.where(rises, 0.0, edge)), 0.0)
         end = np.fmin(end, (hi / low)[:, :, None])  # eps >= 0
-    return Sweep(start=start, end=end, **_overlaps(start, end))
+    keys, overlaps = _overlaps(start, end)
+    return Sweep(start=start, end=end, keys=keys, overlaps=overlaps)
 
 
-def _overlaps(start: Floats, end: Floats) -> dict[str, NDArray[np.int16]]:
-    """Sort starts and ends together as integers, starts first where they tie: floats >= 0 have the order of their bits."""
+def _overlaps(start: Floats, end: Floats) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
+    """Sort starts and ends as integers (floats >= 0 have the order of their bits), starts first where they tie."""
     num = start.shape[-1]
     keys = np.empty((*start.shape[:-1], 2 * num))
     keys[..., :num] = start
@@ -104,7 +106,7 @@ def _overlaps(start: Floats, end: Floats) -> dict[str, NDArray[np.int16]]:
     bits[..., num:][empty] = np.iinfo(np.int64).max - 3
     bits[..., num:] |= 1
     bits.sort(axis=-1)
-    return {"keys": bits, "overlaps": np.cumsum(1 - 2 * (bits & 1).astype(np.int8), axis=-1, dtype=np.int16)}
+    return bits, np.cumsum(1 - 2 * (bits & 1).astype(np.int8), axis=-1, dtype=np.int16)
 
 
 def count_hits(low: Floats, high: Floats, lo: Floats, hi: Floats) -> NDArray[np.int64]:
@@ -171,9 +173,7 @@ def certify(
         if num_boxes * per_box > most_events:
             break
         boxes = pool.split(BATCH)
-    return Certificate(
-        hits=best, most_hits=max(best, pool.most), q=best_at[0], beta=best_at[1], num_boxes=num_boxes
-    )
+    return Certificate(hits=best, most_hits=max(best, pool.most), q=best_at[0], beta=best_at[1], num_boxes=num_boxes)
 
 
 def _first_boxes(q: tuple[float, float], beta: tuple[float, float], whole_q: bool) -> Floats:
@@ -215,7 +215,7 @@ class _Pool:
         self._keep(self.limit > best)
 
     def split(self, num: int) -> Floats:
-        """Take out the `num` most promising boxes, best bound first and smallest first where bounds tie, and halve them."""
+        """Take out the `num` most promising boxes, best bound first, smallest first on ties, and halve them."""
         size = (self.boxes[:, 1::2] - self.boxes[:, ::2]) / self.widest
         free = np.flatnonzero(size.max(axis=1, initial=0) > SMALLEST)
         area = np.maximum(size, SMALLEST).prod(axis=1)

@@ -22,8 +22,8 @@ def shape(cycle: ArrayLike, q: ArrayLike, beta: ArrayLike, pruning_rate: float) 
     s(m) = 0                            for m <= q
          = 1 / (1 + (g/(1-g))**-beta)   after, g = 1 - (1-p)**(m-q)
 
-    With x = -(m-q) log(1-p), g/(1-g) = exp(x) - 1, so s = sigmoid(beta (x + log(1 - exp(-x)))), which neither divides by
-    zero nor overflows at any m. s never falls with m, never rises with q, and is 1/2 where g is.
+    With x = -(m-q) log(1-p), g/(1-g) = exp(x) - 1, so s = sigmoid(beta (x + log(1 - exp(-x)))), which neither divides
+    by zero nor overflows at any m. s never falls with m, never rises with q, and is 1/2 where g is.
 
     >>> shape([0, 1, 1000], 1, 5, 0.2).tolist()
     [0.0, 0.0, 1.0]

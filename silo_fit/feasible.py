@@ -1,13 +1,15 @@
-"""What the intervals determine: the curves that hit the most, the one among them closest to the optima, and their spread.
+"""What the intervals determine: the curves that hit the most, the one among them closest to the optima, and their
+spread.
 
-For one (q, beta) the curves that hit a given set of intervals form a convex polygon in (eps, delta), a *cell*: one strip a
-cycle, cut by eps >= 0 and delta >= 0. The most hits may be reached in several cells. `find_cells` takes them from the sweep
-of certify.py, `borders` gives each cell's sides, and from these follow
+For one (q, beta) the curves that hit a given set of intervals form a convex polygon in (eps, delta), a *cell*: one
+strip a cycle, cut by eps >= 0 and delta >= 0. The most hits may be reached in several cells. `find_cells` takes them
+from the sweep of certify.py, `borders` gives each cell's sides, and from these follow
 
 - the closest curve: the sum of squares of log(value / optimum) over the hit cycles is convex in (eps, delta) wherever
-  values stay below e times the optimum, so its least point is a Newton point inside the cell, or lies on one of its sides;
-- extremes: eps, delta, eps + delta and the curve's value at any cycle are linear in (eps, delta), so each is least and
-  largest at corners.
+  values stay below e times the optimum, so its least point is a Newton point inside the cell, or lies on one of its
+  sides;
+- extremes: eps, delta, eps + delta and the curve's value at any cycle are linear in (eps, delta), so each is least
+  and largest at corners.
 """
 
 from dataclasses import dataclass
@@ -46,16 +48,15 @@ class Cells:
     delta: Floats
 
 
-def find_cells(values: Floats, lo: Floats, hi: Floats, *, hits: int | None = None) -> Cells:
-    """Return every set of cycles that reaches the most hits for its point (and at least `hits`, if given)."""
+def find_cells(values: Floats, lo: Floats, hi: Floats) -> Cells:
+    """Return every set of cycles that reaches the most hits for its point."""
     found: dict[tuple[int, bytes], tuple[Bools, float, float]] = {}
     step = max(1, CHUNK // (2 * len(lo) ** 2))
     for first in range(0, len(values), step):
         part = values[first : first + step]
         swept = sweep(part, part, lo, hi)
-        most = swept.overlaps.max(axis=(1, 2))
-        wanted = most if hits is None else np.maximum(most, hits)
-        opens = (swept.overlaps == wanted[:, None, None]) & (swept.keys & 1 == 0)
+        most = swept.overlaps.max(axis=(1, 2), keepdims=True)
+        opens = (swept.overlaps == most) & (swept.keys & 1 == 0)
         point, line, place = np.nonzero(opens)
         delta = (swept.keys[point, line, place] & ~1).view(np.float64)
         members = (swept.start[point, line] <= np.nextafter(delta, np.inf)[:, None]) & (
@@ -77,7 +78,7 @@ def find_cells(values: Floats, lo: Floats, hi: Floats, *, hits: int | None = Non
 
 
 def borders(values: Floats, members: Bools, lo: Floats, hi: Floats) -> Floats:
-    """Return the sides of N cells: (N, L, 2 ends, eps and delta), NaN where a line is no side; delta may be infinite."""
+    """Return the sides of N cells as (N, L, 2 ends, eps and delta); NaN: the line is no side; delta may be infinite."""
     num = len(lo)
     offset = np.concatenate([hi, lo])  # sides eps = offset - delta value
     line_values = np.concatenate([values, values], axis=1)
@@ -118,7 +119,7 @@ def solve(intervals: Intervals, q: float, beta: float) -> Solution:
     logs = np.log(intervals.scaled(intervals.max_lr))
     repeated = np.broadcast_to(values, cells.members.shape)
     hits = int(cells.members[0].sum())
-    for touching, limits in ((False, (lo + STRICT, hi - STRICT)), (True, tolerant)):
+    for limits in ((lo + STRICT, hi - STRICT), tolerant):
         sides = borders(repeated, cells.members, *limits)
         owner, place = np.nonzero(~np.isnan(sides[:, :, 0, 0]))
         if len(owner):
@@ -129,7 +130,7 @@ def solve(intervals: Intervals, q: float, beta: float) -> Solution:
         loss = _losses(values, logs, cells.members, eps, delta)
     best = int(np.round(loss, 15).argmin())  # equal but for rounding: the first, so that a constant comes before a rise
     return Solution(
-        hits=hits, touching=touching, loss=float(loss[best]), eps=float(eps[best]), delta=float(delta[best])
+        hits=hits, touching=limits is tolerant, loss=float(loss[best]), eps=float(eps[best]), delta=float(delta[best])
     )
 
 
@@ -238,9 +239,9 @@ def explore(
     q: tuple[float, float],
     beta: tuple[float, float],
 ) -> BestCurves:
-    """Look for the extreme curves among those with `hits` hits: over a grid of (q, beta), then ever closer to the extremes.
+    """Look for the extreme curves among those with `hits` hits: on a grid of (q, beta), then closer to the extremes.
 
-    Each extreme is reached by a curve that was found, so the ranges are never too wide; they may be a little too narrow.
+    Each extreme is reached by a curve that was found, so the ranges are never too wide; they may be a bit too narrow.
     """
     num = len(intervals.cycles)
     side = int(np.clip(1000 / num, 9, 25))  # fewer points for longer tables, whose points cost more

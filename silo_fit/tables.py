@@ -1,7 +1,7 @@
 """Tables of intervals in: oracle.parquet, CSV or Parquet of the user's own, the paper's two, or a table in memory.
 
-Everything that cannot be used is refused here, with the cycle or the column named; the rest of the package trusts what
-comes out.
+Everything that cannot be used is refused here, with the cycle or the column named; the rest of the package trusts
+what comes out.
 """
 
 import json
@@ -44,6 +44,7 @@ class Intervals:
     num_candidates: int | None = None  # mean over cycles
     num_seeds: int | None = None
     paper_curve: SiloCurve | None = None  # the paper's own numbers for its own tables
+    metadata: tuple[tuple[str, str], ...] = ()  # what else an Oracle's table says about itself
     warnings: tuple[str, ...] = ()
 
     @property
@@ -80,7 +81,7 @@ def read_intervals(source: str | Path, *, pruning_rate: float | None = None) -> 
 def parse_intervals(
     table: "pandas.DataFrame | pyarrow.Table", *, pruning_rate: float | None = None, name: str = "table"
 ) -> Intervals:
-    """Check a table with columns cycle (or percent_remaining), lo, max_lr, hi; others that an Oracle writes are used too.
+    """Check a table with columns cycle (or percent_remaining), lo, max_lr, hi; more that an Oracle writes is used too.
 
     The pruning rate may come with an Arrow table's metadata instead of as an argument.
     """
@@ -115,12 +116,15 @@ def parse_intervals(
     return Intervals(
         name=name,
         cycles=np.array(cycles, dtype=float)[order],
-        **{column: np.array(values)[order] for column, values in rates.items()},
+        lo=np.array(rates["lo"])[order],
+        max_lr=np.array(rates["max_lr"])[order],
+        hi=np.array(rates["hi"])[order],
         pruning_rate=rate,
         lo_on_edge=_flags(columns.get("lo_on_edge"), order),
         hi_on_edge=_flags(columns.get("hi_on_edge"), order),
         num_candidates=_mean(columns.get("num_candidates")),
         num_seeds=_mean(columns.get("num_seeds")),
+        metadata=_described(table),
         warnings=tuple(warnings),
     )
 
@@ -195,8 +199,7 @@ def _columns(table: Any) -> dict[str, list[Any]]:
 
 
 def _pruning_rate(table: Any, given: float | None) -> float:
-    metadata: Mapping[bytes, bytes] = getattr(getattr(table, "schema", None), "metadata", None) or {}
-    stored = metadata.get(b"pruning_rate")
+    stored = _metadata(table).get(b"pruning_rate")
     try:
         known = None if stored is None else float(stored)
     except ValueError:
@@ -211,11 +214,22 @@ def _pruning_rate(table: Any, given: float | None) -> float:
     return rate
 
 
+def _metadata(table: Any) -> Mapping[bytes, bytes]:
+    """What an Arrow table's schema carries; a DataFrame carries nothing."""
+    return getattr(getattr(table, "schema", None), "metadata", None) or {}
+
+
+def _described(table: Any) -> tuple[tuple[str, str], ...]:
+    names = ("name", "experiment", "version", "tolerance")
+    known = {name: _metadata(table).get(name.encode()) for name in names}
+    return tuple((name, value.decode(errors="replace")) for name, value in known.items() if value is not None)
+
+
 def _number(value: Any, column: str, label: str) -> float:
     where = f"{label}: {column}" if label else column
     if isinstance(value, str | bytes):
         raise TableError(f"{where} is the text {value!r}; a number is needed")
-    if value is None or not isinstance(value, Real) and not hasattr(value, "__float__"):
+    if value is None or not hasattr(value, "__float__"):
         raise TableError(f"{where} is missing")
     if isinstance(value, bool | np.bool_):
         raise TableError(f"{where} is {value}; a number is needed")

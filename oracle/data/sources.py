@@ -39,7 +39,7 @@ def load_raw(data: Data) -> RawImages:
 
 def _digits(data: Data) -> RawImages:
     """scikit-learn's digits: 1,797 images, 8 x 8, 16 grey levels; every fifth is kept for the test set."""
-    from sklearn.datasets import load_digits  # noqa: PLC0415 - a second of import that other sources need not pay
+    from sklearn.datasets import load_digits
 
     bunch = load_digits()
     images = bunch.images.astype(np.uint8)[:, None]
@@ -67,7 +67,7 @@ def _cifar(data: Data) -> RawImages:
 
 
 def _torchvision_cifar(source: str, root: Path, num_classes: int) -> RawImages:
-    from torchvision.datasets import CIFAR10, CIFAR100  # noqa: PLC0415 - slow to import, and only needed here
+    from torchvision.datasets import CIFAR10, CIFAR100
 
     dataset = {"cifar10": CIFAR10, "cifar100": CIFAR100}[source]
     try:
@@ -112,7 +112,11 @@ def _parquet(data: Data) -> RawImages:
         if shown.min() < 0 or shown.max() >= num_classes:
             raise DataError(f"{root}: labels must be 0 .. {num_classes - 1}, found {shown.min()} .. {shown.max()}")
     return RawImages(
-        train_images=parts[0], train_labels=parts[1], test_images=parts[2], test_labels=parts[3], num_classes=num_classes
+        train_images=parts[0],
+        train_labels=parts[1],
+        test_images=parts[2],
+        test_labels=parts[3],
+        num_classes=num_classes,
     )
 
 
@@ -168,12 +172,12 @@ def _num_class_names(schema: pa.Schema, label: str) -> int | None:
 
 def _decode(column: Any, file: Path, resolution: int | None) -> np.ndarray:
     """Encoded images to uint8 [N, C, H, W], on all cores (Pillow lets go of the interpreter while it decodes)."""
-    from PIL import Image  # noqa: PLC0415 - comes with torchvision
+    from PIL import Image
 
     def decode(item: tuple[int, Mapping[str, bytes] | None]) -> np.ndarray:
         row, value = item
         try:
-            image = Image.open(io.BytesIO((value or {})["bytes"]))
+            image: Image.Image = Image.open(io.BytesIO((value or {})["bytes"]))
             if image.mode not in {"RGB", "L"}:
                 image = image.convert("RGB")
             if resolution is not None and image.size != (resolution, resolution):

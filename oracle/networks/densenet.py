@@ -26,7 +26,7 @@ def _transition(channels: int) -> list[nn.Module]:
 
 
 class DenseNet(nn.Module):
-    """A 3x3 stem of 2 * growth maps, three dense blocks with halving between, the mean over the map, one linear layer."""
+    """A 3x3 stem of 2 * growth maps, three dense blocks, each half as large as the last, the mean, one linear layer."""
 
     def __init__(self, channels: int, layers_per_block: int, growth: int, num_classes: int) -> None:
         super().__init__()
@@ -46,9 +46,7 @@ class DenseNet(nn.Module):
         return self.fc(self.features(x).mean((2, 3)))  # type: ignore[no-any-return]  # Module.__call__ is Any
 
 
-def densenet(
-    depth: int, num_classes: int, input_shape: tuple[int, int, int], generator: torch.Generator
-) -> nn.Module:
+def densenet(depth: int, num_classes: int, input_shape: tuple[int, int, int], generator: torch.Generator) -> nn.Module:
     """DenseNet of depth 3n + 4 with growth 12 (Huang et al. 2017)."""
     require_side(input_shape, at_least=4)
     with torch.device("meta"):

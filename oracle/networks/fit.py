@@ -14,6 +14,6 @@ def require_side(input_shape: tuple[int, int, int], at_least: int) -> None:
 
 
 def require_channels(input_shape: tuple[int, int, int], channels: int) -> None:
-    """NetworkError if the images have another number of channels than the network's first layer, fixed by torchvision."""
+    """NetworkError if the images have other channels than the network's first layer, which torchvision fixes."""
     if input_shape[0] != channels:
         raise NetworkError(f"the images have {input_shape[0]} channels, but the network reads {channels}")

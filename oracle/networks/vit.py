@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 from torch.nn import init
-from torchvision.models.vision_transformer import VisionTransformer
+from torchvision.models.vision_transformer import MLPBlock, VisionTransformer
 
 from oracle.errors import NetworkError
 from oracle.networks.fit import require_channels
@@ -20,7 +20,7 @@ def vit(
     input_shape: tuple[int, int, int],
     generator: torch.Generator,
 ) -> nn.Module:
-    """ViT (Dosovitskiy et al. 2020) for square images of a side that is a multiple of `patch`; its MLPs are 4 * width."""
+    """ViT (Dosovitskiy et al. 2020), its MLPs 4 * width wide; images are square, their side a multiple of `patch`."""
     require_channels(input_shape, 3)
     _, height, side = input_shape
     if height != side or side % patch:
@@ -30,13 +30,14 @@ def vit(
             f"resize them to {fits}x{fits}, say"
         )
     with torch.device("meta"):
-        network = VisionTransformer(side, patch, layers, heads, width, 4 * width, num_classes=num_classes)
-    return _initialise(network, generator)
+        network: nn.Module = VisionTransformer(side, patch, layers, heads, width, 4 * width, num_classes=num_classes)
+    network.to_empty(device="cpu")
+    _initialise(network, generator)
+    return network
 
 
-def _initialise(network: VisionTransformer, generator: torch.Generator) -> nn.Module:
+def _initialise(network: VisionTransformer, generator: torch.Generator) -> None:
     """torchvision's own scheme, drawn from the generator: in particular the head starts at zero."""
-    network = network.to_empty(device="cpu")
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()  # biases, class token and head stay so
@@ -50,11 +51,10 @@ def _initialise(network: VisionTransformer, generator: torch.Generator) -> nn.Mo
                     bound = _inverse_root_fan_in(module.out_proj)
                     init.xavier_uniform_(module.in_proj_weight, generator=generator)
                     init.uniform_(module.out_proj.weight, -bound, bound, generator=generator)
-                case nn.Sequential() if module and isinstance(module[0], nn.Linear):  # a block's MLP
+                case MLPBlock():
                     for linear in (module[0], module[3]):
                         init.xavier_uniform_(linear.weight, generator=generator)
                         init.normal_(linear.bias, std=1e-6, generator=generator)
-    return network
 
 
 def _inverse_root_fan_in(layer: nn.Conv2d | nn.Linear) -> float:

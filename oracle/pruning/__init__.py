@@ -49,8 +49,8 @@ def next_masks(
 ) -> dict[str, Bool[Tensor, "..."]]:
     """Masks after one more round of pruning, keyed as in state_dict, True where a weight is kept.
 
-    Of the R kept weights in a scope exactly round(rate * R) go (Python's round), those that score lowest; ties: earlier layers
-    in state_dict order first, then lower flat indices. `l1_filter` counts filters instead, see `whole_filters`.
+    Of the R kept weights in a scope exactly round(rate * R) go (Python's round), those that score lowest; ties: earlier
+    layers in state_dict order first, then lower flat indices. `l1_filter` counts filters instead, see `whole_filters`.
 
     network: any module; its masked weights count as 0 whatever it holds. It is left as it was: parameters, gradients,
         buffers and modes. Prunable are the weights of every Conv2d, Linear and attention projection.
@@ -60,11 +60,11 @@ def next_masks(
     batch: (images, labels), for `global_gradient` alone.
     prune_output: False leaves the mask of the output layer (the last prunable weight) as it is and out of R.
 
-    Returns masks on the weights' device, one for every prunable weight. `l1_filter` adds masks for the biases and the batch
-    norms' weight and bias of the filters; multiply every tensor that has a mask by it.
+    Returns masks on the weights' device, one for every prunable weight. `l1_filter` adds masks of biases and of batch
+    norms' weight and bias; multiply every tensor that has a mask by it.
 
-    Raises MaskError for an unknown method, a rate outside (0, 1), masks that do not fit, scores that are NaN, a gradient
-    without a batch, or a network that the method cannot prune.
+    Raises MaskError for an unknown method, a rate outside (0, 1), masks that do not fit, scores that are NaN, a
+    gradient without a batch, or a network that the method cannot prune.
 
     >>> network = nn.Linear(5, 1)
     >>> _ = network.weight.data.copy_(torch.tensor([[3.0, -1.0, 2.0, 5.0, -4.0]]))
@@ -84,8 +84,11 @@ def next_masks(
         scores = how.score(network, weights, before, batch)
         scores = {name: scores[name] for name in targets if name in scores}
         for name, score in scores.items():
-            if num_nan := int(score.isnan().sum()):
-                raise MaskError(f"layer {name!r}: {num_nan} scores are NaN; did its training diverge?")
+            if score.isnan().any():
+                raise MaskError(
+                    f"layer {name!r}: {int(score.isnan().sum())} scores are NaN, so nothing can be called lowest; "
+                    "did its training diverge?"
+                )
         after = before | how.scope(network, scores, before, rate)
     if not prune_output:  # filters take the output layer's input weights with them
         output = prunable(network)[-1]

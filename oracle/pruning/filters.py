@@ -67,18 +67,19 @@ def whole_filters(
 ) -> dict[str, Bool[Tensor, "..."]]:
     """Of each free convolution keep the max(1, int((1 - rate) * alive)) filters that score highest (Li et al. 2017).
 
-    A filter is alive while its mask keeps any weight; of equal ones the lower index goes first. With a filter go its bias,
-    its entries of batch norms, its depthwise filter and the input weights of whatever reads it: the returned masks hold
-    all of these, so beside weights there are masks of biases and of batch norms' weight and bias, keyed as in state_dict.
+    A filter is alive while its mask keeps any weight; of equal ones the lower index goes first. With a filter go its
+    bias, its entries of batch norms, its depthwise filter and the input weights of whatever reads it. The returned
+    masks hold all of these: beside weights there are masks of biases and of batch norms' weight and bias, keyed as in
+    state_dict. All filters are scored before any goes.
 
     Free is a convolution unless
 
     - something else than another layer needs all its channels: it ends in a sum or in the output, or the trace does not
       know the operation;
     - it is depthwise (its filters go with those that feed it), or is run more than once;
-    - the network is residual (two feature maps are added somewhere), and it is the first convolution of the network, a
-      projection shortcut, or in a residual block other than that block's first convolution. A residual block is a module
-      in whose own forward the sum is, and any other module of its class.
+    - the network is residual (two feature maps are added somewhere), and it is the first convolution of the network,
+      a projection shortcut (see `is_shortcut`), or in a residual block without being the first convolution there. A
+      residual block is a module in whose own forward the sum is, and any other module of its class.
 
     MaskError if the network cannot be traced by torch.fx, or has no free convolution.
     """
@@ -117,7 +118,8 @@ def whole_filters(
 def _by_input(dead: Bool[Tensor, "R"], mask: Bool[Tensor, "O I ..."], groups: int) -> Bool[Tensor, "O I ..."]:
     """Which weights read a dead channel. R: channels read; a flattened one is read H*W times."""
     units = dead.repeat_interleave(mask.shape[1] * groups // len(dead)).view(groups, -1)
-    return units.repeat_interleave(len(mask) // groups, 0).view(*mask.shape[:2], *[1] * (mask.dim() - 2)).expand_as(mask)
+    units = units.repeat_interleave(len(mask) // groups, 0)
+    return units.view(*units.shape, *[1] * (mask.dim() - 2)).expand_as(mask)
 
 
 def _trace(network: nn.Module) -> _Flow:
@@ -125,7 +127,8 @@ def _trace(network: nn.Module) -> _Flow:
         graph = fx.Tracer().trace(network)
     except Exception as error:
         raise MaskError(
-            f"{type(network).__name__} cannot be traced by torch.fx, which l1_filter needs to see what reads each filter: {error}"
+            f"{type(network).__name__} cannot be traced by torch.fx, by which l1_filter sees what reads each filter: "
+            f"{error}"
         ) from error
     keys = {id(layer.module): layer.name for layer in prunable_layers(network)}
     names = {id(parameter): name for name, parameter in network.named_parameters()}
@@ -220,7 +223,7 @@ def _flattens(node: fx.Node) -> bool:
         return arguments == [1]
     if node.target in {torch.reshape, "reshape", "view"}:
         shape = arguments[0] if len(arguments) == 1 and isinstance(arguments[0], tuple | list) else arguments
-        return len(shape) == 2 and shape[1] == -1
+        return len(shape) == 2 and bool(shape[1] == -1)
     if node.target in {torch.mean, "mean"}:
         dims = arguments[0] if arguments else None
         return isinstance(dims, tuple | list) and set(dims) in ({2, 3}, {-2, -1})

@@ -22,8 +22,8 @@ def prunable_layers(network: nn.Module) -> list[Layer]:
     """Every prunable layer, in state_dict (that is, registration) order; a shared weight once, by its first name.
 
     Prunable: the weight of each Conv2d and Linear and, for MultiheadAttention, its in_proj_weight (or q_, k_ and
-    v_proj_weight): Parameters without a Linear of their own. Never biases, norms or embeddings. What attention reads and
-    writes inside has no one-to-one neighbour, so its projections have `writes=None` and its out_proj `reads=None`.
+    v_proj_weight): Parameters without a Linear of their own. Never biases, norms or embeddings. Inside attention no
+    channel has one reader, so its projections have `writes=None` and its out_proj `reads=None`.
     """
     found: dict[int, tuple[nn.Module, int | None, int | None]] = {}  # keyed by the Parameter's identity
     behind_attention = set()
@@ -61,7 +61,7 @@ def prunable(network: nn.Module, *, prune_output: bool = True) -> list[str]:
 def is_shortcut(name: str) -> bool:
     """Whether a module or weight is (in) a projection shortcut, by its name: our networks and torchvision's say so.
 
-    It is one if "shortcut", "downsample" or "skip" is a word of its dotted name, as in "layer2.0.downsample.0.weight" or
-    "conv_skip". An identity shortcut holds no weight and needs no name.
+    It is one if "shortcut", "downsample" or "skip" is a word of its dotted name, as in "layer2.0.downsample.0.weight"
+    or "conv_skip". An identity shortcut holds no weight and needs no name.
     """
     return _SHORTCUT.search(name) is not None

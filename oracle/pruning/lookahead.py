@@ -4,7 +4,6 @@ Axes: O channels written, I channels read by one group of a convolution, G group
 ... the axes of a kernel.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch

@@ -21,7 +21,7 @@ def dense_masks(network: nn.Module) -> dict[str, Bool[Tensor, "..."]]:
     masks = {name: torch.ones_like(parameters[name], dtype=torch.bool) for name in prunable(network)}
     if not masks:
         raise MaskError(
-            f"{type(network).__name__} has no weight to prune: expected a Conv2d, a Linear or a MultiheadAttention in it"
+            f"{type(network).__name__} has no weight to prune: expected a Conv2d, Linear or MultiheadAttention in it"
         )
     return masks
 

@@ -21,15 +21,15 @@ def without_lowest(
 ) -> dict[str, Bool[Tensor, "..."]]:
     """The masks less exactly round(rate * R) of the lowest scores among the R kept weights of all given layers.
 
-    Ties go in order: earlier layers first, then lower flat indices. A threshold by selection and one pass for the ties cost a
-    tenth of a stable sort.
+    Ties go in order: earlier layers first, then lower flat indices. A threshold and a pass over its ties take a
+    fraction of a stable sort's time.
     """
     kept = torch.cat([score[masks[name]] for name, score in scores.items()])
     ties_left = num_pruned = round(rate * len(kept))
     if num_pruned == 0:
         return dict(masks)
     threshold = kept.kthvalue(num_pruned).values
-    ties_left -= int((kept < threshold).sum())
+    ties_left -= int((kept < threshold).count_nonzero())
     shrunk = {}
     for name, score in scores.items():
         mask = masks[name] & (score >= threshold)

@@ -3,8 +3,8 @@
 Axes: ... the axes of a layer's weight, F filters, B examples, C image channels, H height, W width, K kept weights.
 
 Every score takes the network, its prunable weights with zeros where masked, their masks, and a batch that only the
-gradient needs; it returns scores keyed as the weights, and leaves the network as it was. The values under a mask mean nothing.
-A layer without a score is not pruned.
+gradient needs; it returns scores keyed as the weights, and leaves the network as it was. Values under a mask mean
+nothing. A layer without a score is not pruned.
 """
 
 from collections.abc import Callable, Mapping
@@ -67,7 +67,7 @@ def lamp(network: nn.Module, weights: Weights, masks: Masks, batch: Batch | None
 
 def _lamp(weight: Float[Tensor, "..."], mask: Bool[Tensor, "..."]) -> Float[Tensor, "..."]:
     squares: Float[Tensor, "K"] = weight[mask].double().square()
-    distinct, index, times = squares.unique(return_inverse=True, return_counts=True)  # ascending
+    distinct, index, times = torch.unique(squares, return_inverse=True, return_counts=True)  # ascending
     no_smaller = (distinct * times).flip(0).cumsum(0).flip(0)  # sum of all squares >= distinct[i]
     by_value = torch.where(no_smaller > 0, distinct / no_smaller, no_smaller)
     scores = torch.zeros_like(weight, dtype=torch.float64)
@@ -75,6 +75,6 @@ def _lamp(weight: Float[Tensor, "..."], mask: Bool[Tensor, "..."]) -> Float[Tens
     return scores
 
 
-def filter_norm(network: nn.Module, weights: Weights, masks: Masks, batch: Batch | None) -> dict[str, Float[Tensor, "F"]]:
-    """Sum of abs(W[f]) for each filter f of each Conv2d, in float64 (Li et al. 2017): one score a filter, not a weight."""
+def filter_norm(network: nn.Module, weights: Weights, masks: Masks, batch: Batch | None) -> Scores:
+    """Sum of abs(W[f]) for each filter f of each Conv2d, in float64 (Li et al. 2017): shape F, a score a filter."""
     return {name: weight.double().abs().sum((1, 2, 3)) for name, weight in weights.items() if weight.dim() == 4}

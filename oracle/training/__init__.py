@@ -104,9 +104,7 @@ def run_trainer(
     check_rewind_step(experiment, steps_per_epoch)
     rates = np.stack(
         [
-            learning_rates(
-                experiment.schedule, max_lr=max_lr, epochs=training.epochs, steps_per_epoch=steps_per_epoch
-            )
+            learning_rates(experiment.schedule, max_lr=max_lr, epochs=training.epochs, steps_per_epoch=steps_per_epoch)
             for max_lr in candidates
         ]
     )

@@ -106,7 +106,7 @@ def _score(trainer: Trainer, images: Images, scores: Scores) -> None:
     """Evaluate, and take over what is the best epoch so far; the test set is looked at only then."""
     parts = [trainer.score(batch) for batch in images.validation()]
     correct = torch.cat([part for part, _ in parts], dim=1).cpu()
-    loss = sum(part.double().cpu() for _, part in parts) / images.num_validation
+    loss = torch.stack([part for _, part in parts]).sum(0).double().cpu() / images.num_validation
     scores.alive &= loss.isfinite()
     better = scores.alive & ((correct.sum(1) > scores.val_correct.sum(1)) | (scores.best_epoch < 0))
     if not better.any():

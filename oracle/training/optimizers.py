@@ -39,7 +39,9 @@ def _adam(params: Stacked, grads: Stacked, state: Mapping[str, Stacked], rates: 
     torch._foreach_sub_(params, torch._foreach_mul(moves, rates))
 
 
-def _rmsprop(params: Stacked, grads: Stacked, state: Mapping[str, Stacked], rates: Stacked, it: Rmsprop, step: int) -> None:
+def _rmsprop(
+    params: Stacked, grads: Stacked, state: Mapping[str, Stacked], rates: Stacked, it: Rmsprop, step: int
+) -> None:
     torch._foreach_add_(grads, params, alpha=it.weight_decay)
     torch._foreach_mul_(state["square"], it.alpha)
     torch._foreach_addcmul_(state["square"], grads, grads, 1 - it.alpha)
@@ -49,7 +51,7 @@ def _rmsprop(params: Stacked, grads: Stacked, state: Mapping[str, Stacked], rate
     if it.momentum:
         torch._foreach_mul_(state["momentum"], it.momentum)
         torch._foreach_add_(state["momentum"], moves)
-        moves = state["momentum"]
+        moves = tuple(state["momentum"])
     torch._foreach_sub_(params, torch._foreach_mul(moves, rates))
 
 

@@ -75,7 +75,8 @@ def next_parent(
         case "none":
             source = winner.weights
         case "weights" if pruning.rewind_step:
-            assert first is not None and first.rewind is not None
+            assert first is not None
+            assert first.rewind is not None
             source = first.rewind
         case "weights":
             source = first_parent(experiment, seed, images).weights if experiment.network.weights else start

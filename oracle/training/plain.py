@@ -60,7 +60,9 @@ class PlainTrainer:
     def weights(self) -> dict[str, Float[Tensor, "C ..."]]:
         """See `Trainer.weights`."""
         state = self._network.state_dict()
-        return {name: value.detach().clone(memory_format=torch.contiguous_format)[None] for name, value in state.items()}
+        return {
+            name: value.detach().clone(memory_format=torch.contiguous_format)[None] for name, value in state.items()
+        }
 
     def state(self) -> dict[str, Tensor]:
         """See `Trainer.state`."""

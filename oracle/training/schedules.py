@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from oracle.errors import ScheduleError
 from oracle.experiment import Constant, Cosine, Cyclical, Decay, Rex, Schedule, WarmUp
 
-Rates = np.ndarray  # float64 [T]
+Rates = Float[np.ndarray, "T"]
 
 
 def learning_rates(schedule: Schedule, *, max_lr: float, epochs: int, steps_per_epoch: int) -> Rates:
@@ -27,7 +28,9 @@ def learning_rates(schedule: Schedule, *, max_lr: float, epochs: int, steps_per_
     if not (np.isfinite(max_lr) and max_lr > 0):
         raise ScheduleError(f"max_lr must be a positive number, found {max_lr}")
     if epochs < 1 or steps_per_epoch < 1:
-        raise ScheduleError(f"expected at least one epoch of one step, found {epochs} epochs of {steps_per_epoch} steps")
+        raise ScheduleError(
+            f"expected at least one epoch of one step, found {epochs} epochs of {steps_per_epoch} steps"
+        )
     steps = np.arange(epochs * steps_per_epoch, dtype=np.float64)
     return SHAPES[schedule.shape](schedule, max_lr, steps, steps_per_epoch)
 
@@ -70,7 +73,9 @@ def _warmup(schedule: WarmUp, max_lr: float, t: np.ndarray, steps_per_epoch: int
     else:
         drops = [round(fraction * len(t)) for fraction in schedule.drops or ()]
     if max([warmup, *drops]) > len(t):
-        raise ScheduleError(f"warm-up ({warmup} steps) and drops ({drops}) must lie within the {len(t)} steps of training")
+        raise ScheduleError(
+            f"warm-up ({warmup} steps) and drops ({drops}) must lie within the {len(t)} steps of training"
+        )
     passed = sum((t >= drop for drop in drops), start=np.zeros(len(t)))
     return max_lr * _ramp(t, warmup) * 0.1**passed
 

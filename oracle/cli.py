@@ -1,0 +1,263 @@
+"""The command `oracle`."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from oracle.errors import BudgetError, Error
+from oracle.experiment import Experiment, load_experiment, preset_names
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Search the best peak learning rate (max_lr) at every cycle of iterative pruning.",
+)
+
+
+class ExecutorName(StrEnum):
+    """Who trains."""
+
+    ray = "ray"
+    local = "local"
+
+
+class BackendName(StrEnum):
+    """How candidates are trained."""
+
+    auto = "auto"
+    plain = "plain"
+    pack = "pack"
+
+
+class Carry(StrEnum):
+    """What becomes of final weights until a cycle is chosen."""
+
+    keep = "keep"
+    retrain = "retrain"
+
+
+Preset = Annotated[str, typer.Argument(metavar="PRESET_OR_YAML", help="A shipped preset, or a file ending in .yaml.")]
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="A run's folder.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the experiment.")
+]
+DataPath = Annotated[str | None, typer.Option("--data", metavar="DIR", help="Where the images lie (data.path).")]
+Executor = Annotated[ExecutorName, typer.Option(help="Ray Tune, or this process alone.")]
+Slots = Annotated[int | None, typer.Option(min=1, help="Packs trained at a time; all that fit by default.")]
+Backend = Annotated[BackendName, typer.Option(help="Candidates in packs, or one by one in plain PyTorch.")]
+PackSize = Annotated[int | None, typer.Option(min=1, help="Candidates in a pack, at most.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON on standard output.")]
+MaxHours = Annotated[float | None, typer.Option(min=0, help="Refuse to start above this many hours.")]
+
+
+@app.command(epilog="Example: oracle search digits-mlp --out runs/digits --set grid.points=16")
+def search(
+    preset: Preset,
+    out: Annotated[str | None, typer.Option(help="The run's folder: local, s3:// or gs://. [runs/NAME]")] = None,
+    executor: Executor = ExecutorName.ray,
+    address: Annotated[
+        str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster: local, auto, HOST:PORT or ray://HOST:PORT.")
+    ] = None,
+    set_: Set = None,
+    data: DataPath = None,
+    slots: Slots = None,
+    backend: Backend = BackendName.auto,
+    pack_size: PackSize = None,
+    carry: Annotated[Carry, typer.Option(help="Keep each trial's weights until its cycle is chosen, or retrain.")] = (
+        Carry.keep
+    ),
+    checkpoint_seconds: Annotated[float, typer.Option(min=0, help="Between two checkpoints of a long pack.")] = 60.0,
+    max_hours: MaxHours = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search max_lr at every cycle. Run again after any stop, it goes on."""
+    experiment = _experiment(preset, set_, data)
+    out = out or f"runs/{experiment.name}"
+    if max_hours is not None:
+        _check_budget(experiment, executor, slots, backend, pack_size, max_hours)
+    from oracle.chain import run_oracle
+    from oracle.live import LiveView
+
+    # A file of its own: what Ray prints to sys.stdout and sys.stderr while it trains is thrown away.
+    view = LiveView(Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w"), highlight=False, soft_wrap=True))
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        run_oracle(
+            experiment,
+            out,
+            executor=executor.value,
+            address=address,
+            slots=slots,
+            backend=backend.value,
+            pack_size=pack_size,
+            carry=carry.value,
+            checkpoint_seconds=checkpoint_seconds,
+            watch=view,
+        )
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; what was finished is kept. The same command goes on from there")
+        raise typer.Exit(130) from None
+    _show(out, as_json, view.notes)
+
+
+@app.command(name="plan", epilog="Example: oracle plan digits-mlp --max-hours 1")
+def plan_(
+    preset: Preset,
+    executor: Executor = ExecutorName.ray,
+    set_: Set = None,
+    data: DataPath = None,
+    slots: Slots = None,
+    backend: Backend = BackendName.auto,
+    pack_size: PackSize = None,
+    max_hours: MaxHours = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count trainings, steps and disk, time a few steps, and estimate the hours. Nothing is launched."""
+    experiment = _experiment(preset, set_, data)
+    if max_hours is not None:
+        _check_budget(experiment, executor, slots, backend, pack_size, max_hours)
+    from oracle.live import duration
+    from oracle.plan import plan
+
+    found = plan(experiment, executor=executor.value, slots=slots, backend=backend.value, pack_size=pack_size)
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+        return
+    cycles, seeds = experiment.pruning.cycles + 1, len(experiment.seeds)
+    candidates = len(experiment.grid.candidates())
+    lines = {
+        "trainings": f"{found.trainings:,} ({cycles} cycles x {candidates} candidates x {seeds} seeds)",
+        "steps": f"{found.steps:,} ({found.steps_per_training:,} a training)",
+        "network": f"{experiment.network.name}, {found.parameters:,} parameters",
+        "disk": f"{_size(found.disk_bytes)} at the fullest; with --carry retrain {_size(found.disk_bytes_retrain)}, "
+        f"and {found.trainings_retrain - found.trainings:,} trainings more",
+        "speed": f"{found.seconds_per_training:.3g} s a training, measured on one slot ({found.device}, {found.backend})",
+        "time": f"about {duration(3600 * found.hours)} on {found.slots} slots, packs of {found.pack_size}",
+    }
+    console = Console(highlight=False, soft_wrap=True)
+    for name, text in lines.items():
+        console.print(f"{name:>10}  {text}")
+    if experiment.grid.extend:
+        console.print(
+            f"            grid.extend may add up to {experiment.grid.max_extra} candidates a cycle to all of it"
+        )
+
+
+@app.command(epilog="Example: oracle show runs/digits-mlp --json")
+def show(out: Folder, as_json: AsJson = False) -> None:
+    """Print a run's table and draw its picture."""
+    _show(out, as_json, [])
+
+
+@app.command(epilog="Example: oracle presets")
+def presets(as_json: AsJson = False) -> None:
+    """List the experiments that ship, one line each."""
+    shipped = [load_experiment(name) for name in preset_names()]
+    if as_json:
+        print(json.dumps([{"name": it.name, "trainings": it.num_trainings} for it in shipped], indent=2))
+        return
+    width = max(len(it.name) for it in shipped)
+    console = Console(highlight=False, soft_wrap=True)
+    for it in shipped:
+        console.print(
+            f"{it.name:<{width}}  {it.network.name} on {it.data.source}, {it.pruning.method}, "
+            f"{it.pruning.cycles} cycles, {len(it.grid.candidates())} candidates, {len(it.seeds)} seeds: "
+            f"{it.num_trainings:,} trainings of {it.training.epochs} epochs"
+        )
+
+
+def main() -> None:
+    """Run the command; a refusal is a message and exit status 2, never a traceback."""
+    run(app)
+
+
+def run(command: Callable[..., Any]) -> None:
+    """Run a typer application with this project's manners."""
+    try:
+        command()
+    except Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def _experiment(preset: str, set_: list[str] | None, data: str | None) -> Experiment:
+    overrides = list(set_ or [])
+    if data is not None:
+        overrides.append(f"data.path={json.dumps(str(Path(data).expanduser().absolute()))}")
+    return load_experiment(preset, overrides=overrides)
+
+
+def _check_budget(
+    experiment: Experiment,
+    executor: ExecutorName,
+    slots: int | None,
+    backend: BackendName,
+    pack_size: int | None,
+    max_hours: float,
+) -> None:
+    from oracle.live import duration
+    from oracle.plan import plan
+
+    found = plan(experiment, executor=executor.value, slots=slots, backend=backend.value, pack_size=pack_size)
+    if found.hours > max_hours:
+        raise BudgetError(
+            f"{experiment.name} would take about {duration(3600 * found.hours)} on {found.slots} slots "
+            f"({found.trainings:,} trainings of {found.seconds_per_training:.3g} s), more than --max-hours {max_hours:g}; "
+            "fewer cycles, candidates, seeds or epochs (--set), or more slots, make it shorter"
+        )
+
+
+def _show(out: str, as_json: bool, notes: list[str]) -> None:
+    from oracle.live import cycle_table
+    from oracle.picture import draw
+    from oracle.records import read_experiment, read_oracle, read_trials
+    from oracle.storage import Folder
+
+    folder = Folder(out)
+    table, trials = read_oracle(folder), read_trials(folder)
+    if as_json:
+        metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+        print(json.dumps({"metadata": metadata, "rows": table.to_pylist()}, indent=2))
+        return
+    name = read_experiment(folder).name
+    folder.write("oracle.png", draw(trials, table, title=name))
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(cycle_table(table.to_pylist()))
+    if any(row["lo_on_edge"] or row["hi_on_edge"] for row in table.to_pylist()):
+        console.print("* on the edge of the grid: may reach further")
+    for note in notes:
+        console.print(note)
+    console.print(f"table    {folder / 'oracle.parquet'}")
+    console.print(f"picture  {folder / 'oracle.png'}")
+
+
+def _size(num_bytes: int) -> str:
+    """Bytes as people read them.
+
+    >>> _size(3_700_000), _size(12_500_000_000)
+    ('3.7 MB', '12.5 GB')
+    """
+    size = float(num_bytes)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt

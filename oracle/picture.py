@@ -1,0 +1,91 @@
+"""A run on one picture: validation accuracy over cycle x max_lr, optima and intervals drawn in."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from oracle.errors import FolderError
+
+CLIPPED_GAP = 0.05  # fraction of accuracy: a diverged or hopeless candidate must not wash out the rest
+
+
+def draw(trials: pa.Table, oracle: pa.Table, *, title: str) -> bytes:
+    """A PNG. `trials` and `oracle` as `oracle.records` reads them; cycles without a row are drawn without interval.
+
+    Colour: the gap of a candidate's mean validation accuracy to the best of its cycle, clipped at CLIPPED_GAP; a cross
+    marks candidates that diverged with a seed. Raises FolderError where there are no trials yet.
+    """
+    if trials.num_rows == 0:
+        raise FolderError("there is nothing to draw yet: no trial is finished")
+    figure = Figure(figsize=(10, 5.5), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    means = _means(trials)
+    rates = sorted({max_lr for max_lr, _ in means})
+    cycles = sorted({cycle for _, cycle in means})
+    grid = np.full((len(rates), len(cycles)), np.nan)
+    for (max_lr, cycle), mean in means.items():
+        grid[rates.index(max_lr), cycles.index(cycle)] = mean
+    gaps = np.fmax.reduce(grid, axis=0) - grid
+    even = len(rates) > 2 and np.allclose(np.diff(rates), rates[1] - rates[0])
+    axes.set_yscale("linear" if even else "log")
+    edges = _edges(rates, even)
+    mesh = axes.pcolormesh(
+        [cycle - 0.5 for cycle in [*cycles, cycles[-1] + 1]],
+        edges,
+        100 * gaps,
+        cmap="viridis_r",
+        norm=Normalize(0, 100 * CLIPPED_GAP),
+    )
+    figure.colorbar(mesh, label="points of accuracy below the cycle's best", extend="max", pad=0.01)
+    crosses = [(cycle, max_lr) for (max_lr, cycle), mean in means.items() if np.isnan(mean)]
+    if crosses:
+        axes.plot(*zip(*crosses, strict=True), "x", color="0.45", markersize=4, label="diverged", linestyle="none")
+    rows = oracle.to_pylist()
+    for row in rows:
+        lo, hi = edges[rates.index(row["lo"])], edges[rates.index(row["hi"]) + 1]
+        axes.plot(
+            [row["cycle"] - 0.5, row["cycle"] + 0.5, row["cycle"] + 0.5, row["cycle"] - 0.5, row["cycle"] - 0.5],
+            [lo, lo, hi, hi, lo],
+            color="black",
+            linewidth=1.8,
+            label="within half a point" if row is rows[0] else None,
+        )
+    axes.plot([row["cycle"] for row in rows], [row["max_lr"] for row in rows], "o-", color="red", label="optimum")
+    _label(axes, rows, cycles, title)
+    sink = io.BytesIO()
+    figure.savefig(sink, format="png")
+    return sink.getvalue()
+
+
+def _means(trials: pa.Table) -> dict[tuple[float, int], float]:
+    """Mean validation accuracy by (max_lr, cycle); NaN where a seed diverged."""
+    values: dict[tuple[float, int], list[float]] = {}
+    for max_lr, cycle, accuracy in zip(
+        *(trials[name].to_pylist() for name in ("max_lr", "cycle", "val_accuracy")), strict=True
+    ):
+        values.setdefault((max_lr, cycle), []).append(np.nan if accuracy is None else accuracy)
+    return {key: float(np.mean(found)) for key, found in values.items()}
+
+
+def _edges(rates: list[float], even: bool) -> list[float]:
+    """Cell borders halfway between neighbouring rates, on the axis as it is drawn; a lone rate gets a cell of its own."""
+    at = np.array(rates) if even else np.log(rates)
+    if len(at) == 1:
+        return [rates[0] / 1.1, rates[0] * 1.1]
+    middles = (at[1:] + at[:-1]) / 2
+    edges = np.array([2 * at[0] - middles[0], *middles, 2 * at[-1] - middles[-1]])
+    return [float(edge) for edge in (edges if even else np.exp(edges))]
+
+
+def _label(axes: Any, rows: list[dict[str, Any]], cycles: list[int], title: str) -> None:
+    axes.set_ylabel("max_lr")
+    axes.set_xlabel("pruning cycle, and weights remaining")
+    remaining = {row["cycle"]: f"\n{100 * row['weights_remaining']:.3g}%" for row in rows}
+    step = max(1, len(cycles) // 16)
+    axes.set_xticks(cycles[::step], [f"{cycle}{remaining.get(cycle, '')}" for cycle in cycles[::step]])
+    axes.set_title(title)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, facecolor="0.8", framealpha=1)

@@ -1,0 +1,122 @@
+"""Pretrained starts: a torchvision checkpoint becomes a safetensors file, and that file a network's weights.
+
+Nothing is unpickled but by torch.load with weights_only; a search itself reads safetensors alone.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import interpolate_embeddings
+
+from oracle.errors import NetworkError
+from oracle.networks import build_network
+
+# Networks with the shapes of a torchvision checkpoint, and the prefix of their heads' keys.
+_HEADS: Mapping[str, str] = {"resnet50": "fc.", "mobilenetv2": "classifier.", "vit-b-16": "heads."}
+
+
+def convert_checkpoint(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    name: str,
+    num_classes: int,
+    input_shape: tuple[int, int, int],
+    generator: torch.Generator | None = None,
+) -> list[str]:
+    """Write a torchvision checkpoint (.pth, a state dict) of network `name` as safetensors for `load_weights`.
+
+    Returns what had to be changed, a sentence each, to be told to the user; empty if every number is the checkpoint's:
+
+    - a head for another number of classes is replaced by a fresh one, drawn from `generator` (see `build_network`);
+    - ViT's position embeddings for images of another side are interpolated (bicubic, by torchvision's own function).
+
+    NetworkError if `name` has no torchvision checkpoint, if the file cannot be read as one of it, or `out` not written.
+    """
+    if name not in _HEADS:
+        raise NetworkError(
+            f"network {name!r} has no torchvision checkpoint; those that have one are {', '.join(_HEADS)}"
+        )
+    network = build_network(name, num_classes=num_classes, input_shape=input_shape, generator=generator)
+    own = network.state_dict()
+    state = _renamed(_read_checkpoint(Path(checkpoint)))
+    changes = []
+    if name == "vit-b-16" and "encoder.pos_embedding" in state:
+        before = state["encoder.pos_embedding"].shape[1] - 1
+        after = own["encoder.pos_embedding"].shape[1] - 1
+        if before != after:
+            state = dict(interpolate_embeddings(input_shape[1], 16, state))
+            changes.append(f"position embeddings were interpolated from {before} to {after} patches")
+    head = [key for key in own if key.startswith(_HEADS[name])]
+    if any(key in state and state[key].shape != own[key].shape for key in head):
+        found = state[head[-1]].shape[0]
+        state |= {key: own[key] for key in head}
+        changes.append(f"the head for {found} classes was replaced by a fresh one for {num_classes}")
+    for key in own:
+        if (
+            key.endswith("num_batches_tracked") and key not in state
+        ):  # old checkpoints have none, and it does not matter
+            state[key] = own[key]
+    _check_fits(own, state, str(checkpoint))
+    try:
+        save_file({key: state[key].to(own[key].dtype).contiguous() for key in own}, out)
+    except (OSError, SafetensorError) as error:
+        raise NetworkError(f"weights {str(out)!r} cannot be written: {error}") from error
+    return changes
+
+
+def load_weights(network: nn.Module, path: str | Path) -> None:
+    """Copy all weights and buffers of a safetensors file into a network, in place; the head too.
+
+    NetworkError if the file cannot be read, or a tensor is missing, unknown or of another shape; the network is then
+    unchanged.
+    """
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise NetworkError(
+            f"weights {str(path)!r} cannot be read as safetensors ({error}); is it a torchvision checkpoint? "
+            "Convert it first"
+        ) from error
+    _check_fits(network.state_dict(), state, str(path))
+    network.load_state_dict(state)
+
+
+def _read_checkpoint(path: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a truncated or foreign file raises almost anything
+        raise NetworkError(f"checkpoint {str(path)!r} cannot be read with weights_only: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        found = (
+            f"a dict with {', '.join(map(str, list(state)[:5]))}" if isinstance(state, dict) else type(state).__name__
+        )
+        raise NetworkError(f"checkpoint {str(path)!r} holds {found}, expected a state dict: keys to tensors")
+    return state
+
+
+def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """ViT's first checkpoints name the linear layers of an MLP linear_1 and linear_2; torchvision now has 0 and 3."""
+    return {
+        key.replace(".mlp.linear_1.", ".mlp.0.").replace(".mlp.linear_2.", ".mlp.3."): v for key, v in state.items()
+    }
+
+
+def _check_fits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str) -> None:
+    wrong = [f"{key} is missing" for key in own if key not in state]
+    wrong += [f"{key} is not in the network" for key in state if key not in own]
+    wrong += [
+        f"{key} has shape {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if wrong:
+        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise NetworkError(
+            f"weights {where!r} do not fit the network: {'; '.join(wrong[:3])}{more}. Is it a file of another network, "
+            "number of classes or image size?"
+        )

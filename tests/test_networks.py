@@ -1,0 +1,261 @@
+"""Networks: their sizes, their bits, what fits them, and pretrained weights."""
+
+import copy
+import re
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from oracle.errors import NetworkError
+from oracle.networks import NETWORKS, build_network
+from oracle.pretrained import convert_checkpoint, load_weights
+from oracle.pruning.layers import prunable
+
+torch.set_num_threads(1)
+
+SMALL = {  # a shape that fits each small network
+    "mlp-64x2": (1, 8, 8),
+    "resnet8": (1, 8, 8),
+    "vgg19-narrow": (3, 16, 16),
+    "densenet22": (2, 8, 8),
+    "alexnet-narrow": (3, 32, 32),
+    "mobilenetv2-narrow": (2, 8, 8),
+    "resnet14-narrow": (3, 32, 32),
+    "vit-tiny": (3, 16, 16),
+}
+
+
+def small(name, seed=0, num_classes=7):
+    generator = torch.Generator().manual_seed(seed)
+    return build_network(name, num_classes=num_classes, input_shape=SMALL[name], generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes", "input_shape", "total", "prunable_total"),
+    [
+        ("fc-256x3", 10, (3, 32, 32), 920_842, 920_064),
+        ("resnet20", 10, (3, 32, 32), 272_474, 270_896),
+        ("vgg19", 10, (3, 32, 32), 20_040_522, 20_024_000),
+        ("densenet40", 10, (3, 32, 32), 1_059_298, 1_040_568),
+        ("densenet40", 100, (3, 32, 32), 1_100_428, 1_081_608),
+        ("alexnet", 10, (3, 32, 32), 57_023_306, 57_013_952),
+        ("mobilenetv2", 100, (3, 32, 32), 2_351_972, 2_317_760),
+        ("resnet50", 1000, (3, 224, 224), 25_557_032, 25_502_912),
+        ("vit-b-16", 10, (3, 384, 384), 86_098_186, 85_532_160),
+    ],
+)
+def test_network_has_the_published_size(name, num_classes, input_shape, total, prunable_total):
+    network = build_network(name, num_classes=num_classes, input_shape=input_shape)
+    parameters = dict(network.named_parameters())
+    assert sum(p.numel() for p in parameters.values()) == total
+    assert sum(parameters[key].numel() for key in prunable(network)) == prunable_total
+    assert all(value.isfinite().all() for value in network.state_dict().values())
+    assert network.training
+
+
+def test_every_small_network_is_tested_and_names_are_plain():
+    full = {"fc-256x3", "resnet20", "vgg19", "densenet40", "alexnet", "mobilenetv2", "resnet50", "vit-b-16"}
+    assert SMALL.keys() | full == NETWORKS.keys()
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", name) for name in NETWORKS)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_bits_come_from_the_generator_alone(name):
+    before = torch.get_rng_state()
+    network = small(name, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    again, other = small(name, seed=1).state_dict(), small(name, seed=2).state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in network.state_dict().items())
+    drawn = [key for key in prunable(network) if again[key].any()]  # ViT's head starts at zero
+    assert drawn
+    assert not any(torch.equal(again[key], other[key]) for key in drawn)
+
+
+def test_no_generator_means_seed_zero():
+    network = build_network("mlp-64x2", num_classes=7, input_shape=(1, 8, 8))
+    assert torch.equal(network[1].weight, small("mlp-64x2", seed=0)[1].weight)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_network_maps_images_to_finite_logits(name, dtype):
+    network = small(name).to(dtype)
+    images = torch.randn(5, *SMALL[name], dtype=dtype, generator=torch.Generator().manual_seed(0))
+    for mode in (True, False):
+        logits = network.train(mode)(images)
+        assert logits.shape == (5, 7)
+        assert logits.dtype == dtype
+        assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_batched_networks_equal_single_ones(name):
+    networks = [small(name, seed).double() for seed in range(3)]
+    images = torch.randn(5, *SMALL[name], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    parameters, buffers = stack_module_state(networks)
+    skeleton = copy.deepcopy(networks[0])
+
+    def loss(parameters, buffers):
+        return functional_call(skeleton, (parameters, buffers), (images,)).square().mean()
+
+    gradients, losses = vmap(torch.func.grad_and_value(loss))(parameters, buffers)
+    for index, network in enumerate(networks):
+        alone = network(images).square().mean()
+        alone.backward()
+        torch.testing.assert_close(losses[index], alone)
+        for key, p in network.named_parameters():
+            # a bias before a batch norm has a true gradient of 0, which rounding alone fills: hence atol
+            torch.testing.assert_close(gradients[key][index], p.grad, rtol=1e-7, atol=1e-9)
+        for key, buffer in network.named_buffers():
+            torch.testing.assert_close(buffers[key][index], buffer)
+
+
+def test_weights_are_kaiming_normal_and_the_rest_is_neutral():
+    network = build_network("vgg19", num_classes=10, input_shape=(3, 32, 32))
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels >= 256:
+            std = (2 / module.weight[0].numel()) ** 0.5
+            # over half a million draws: the standard deviation is known to 0.1%
+            assert module.weight.std().item() == pytest.approx(std, rel=0.01)
+            assert not module.bias.any()
+        if isinstance(module, nn.BatchNorm2d):
+            assert (module.weight == 1).all()
+            assert not module.bias.any()
+            assert (module.running_var == 1).all()
+
+
+def test_mobilenet_ends_in_an_8x8_map():
+    network = build_network("mobilenetv2", num_classes=100, input_shape=(3, 32, 32))
+    assert network.features(torch.zeros(2, 3, 32, 32)).shape == (2, 1280, 8, 8)
+
+
+def test_vit_starts_as_torchvision_starts_it():
+    network = small("vit-tiny")
+    assert not network.heads.head.weight.any()
+    assert not network.class_token.any()
+    for block in network.encoder.layers:
+        assert (block.ln_1.weight == 1).all()
+        assert block.mlp[0].weight.abs().max() <= (6 / (48 + 192)) ** 0.5
+        assert 0 < block.mlp[0].bias.abs().max() < 1e-5
+    assert network.encoder.pos_embedding.std().item() == pytest.approx(0.02, rel=0.2)  # 240 numbers: known to 5%
+
+
+@pytest.mark.parametrize(
+    ("name", "input_shape", "says"),
+    [
+        ("vgg19", (1, 8, 8), "8x8.*at least 16"),
+        ("resnet20", (3, 32, 2), "32x2.*at least 4"),
+        ("densenet40", (3, 3, 3), "at least 4"),
+        ("alexnet", (3, 28, 28), "28x28.*at least 29"),
+        ("mobilenetv2", (3, 2, 2), "at least 4"),
+        ("resnet50", (3, 16, 16), "at least 32"),
+        ("resnet50", (1, 64, 64), "1 channels.*reads 3"),
+        ("vit-b-16", (3, 30, 30), "30x30.*32x32"),
+        ("vit-b-16", (3, 32, 64), "32x64.*square"),
+        ("mlp-64x2", (8, 8), "input_shape"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(name, input_shape, says):
+    with pytest.raises(NetworkError, match=f"{name}.*{says}"):
+        build_network(name, num_classes=10, input_shape=input_shape)
+
+
+def test_smallest_images_that_are_not_refused_work():
+    for name, side in {"resnet8": 4, "densenet22": 4, "vgg19-narrow": 16, "alexnet-narrow": 29}.items():
+        network = build_network(name, num_classes=3, input_shape=(1, side, side))
+        assert network(torch.zeros(2, 1, side, side)).shape == (2, 3)
+
+
+def test_unknown_name_lists_the_known_ones():
+    with pytest.raises(NetworkError, match=r"'resnet19'.*fc-256x3.*resnet20.*vgg19"):
+        build_network("resnet19", num_classes=10, input_shape=(3, 32, 32))
+
+
+def test_one_class_is_refused():
+    with pytest.raises(NetworkError, match="num_classes is 1"):
+        build_network("resnet20", num_classes=1, input_shape=(3, 32, 32))
+
+
+def torchvision_checkpoint(path, model):
+    state = {key: torch.full_like(value, index) for index, (key, value) in enumerate(model.state_dict().items())}
+    torch.save(state, path)
+    return state
+
+
+def test_torchvision_checkpoint_of_resnet50_fits(tmp_path):
+    state = torchvision_checkpoint(tmp_path / "a.pth", torchvision.models.resnet50())
+    old = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "a.pth")  # as the first published file has it
+    out = tmp_path / "a.safetensors"
+    said = convert_checkpoint(tmp_path / "a.pth", out, name="resnet50", num_classes=1000, input_shape=(3, 224, 224))
+    assert said == []
+    network = build_network("resnet50", num_classes=1000, input_shape=(3, 224, 224))
+    load_weights(network, out)
+    assert all(torch.equal(value, old[key]) for key, value in network.state_dict().items() if key in old)
+
+
+def test_head_of_another_number_of_classes_is_replaced_and_said(tmp_path):
+    state = torchvision_checkpoint(tmp_path / "a.pth", torchvision.models.mobilenet_v2())
+    out = tmp_path / "a.safetensors"
+    said = convert_checkpoint(tmp_path / "a.pth", out, name="mobilenetv2", num_classes=100, input_shape=(3, 32, 32))
+    assert said == ["the head for 1000 classes was replaced by a fresh one for 100"]
+    converted = load_file(out)
+    assert converted["classifier.1.weight"].shape == (100, 1280)
+    assert torch.equal(converted["features.0.0.weight"], state["features.0.0.weight"])
+
+
+def test_vit_position_embeddings_are_interpolated_and_said(tmp_path):
+    with torch.device("meta"):
+        model = torchvision.models.vit_b_16()
+    state = {key: torch.ones(value.shape) for key, value in model.state_dict().items()}
+    state = {key.replace(".mlp.0.", ".mlp.linear_1."): value for key, value in state.items()}  # the first files' keys
+    torch.save(state, tmp_path / "a.pth")
+    out = tmp_path / "a.safetensors"
+    said = convert_checkpoint(tmp_path / "a.pth", out, name="vit-b-16", num_classes=1000, input_shape=(3, 64, 64))
+    assert said == ["position embeddings were interpolated from 196 to 16 patches"]
+    embedding = load_file(out)["encoder.pos_embedding"]
+    assert embedding.shape == (1, 17, 768)
+    torch.testing.assert_close(embedding, torch.ones_like(embedding))
+
+
+def test_checkpoint_that_does_not_fit_is_refused(tmp_path):
+    torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "a.pth")
+    torch.save({"model": {"conv1.weight": torch.zeros(3)}}, tmp_path / "b.pth")
+    (tmp_path / "c.pth").write_bytes(b"no checkpoint")
+    torch.save(nn.Linear(2, 2), tmp_path / "d.pth")  # a pickled module: refused by weights_only
+    arguments = {"num_classes": 1000, "input_shape": (3, 64, 64)}
+    for file, says in {"a": "bn1.weight is missing", "b": "a dict with model", "c": "read", "d": "read"}.items():
+        with pytest.raises(NetworkError, match=f"{file}.pth.*{says}"):
+            convert_checkpoint(tmp_path / f"{file}.pth", tmp_path / "out", name="resnet50", **arguments)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(NetworkError, match=r"resnet20.*resnet50, mobilenetv2, vit-b-16"):
+        convert_checkpoint(tmp_path / "a.pth", tmp_path / "out", name="resnet20", **arguments)
+
+
+def test_weights_that_do_not_fit_are_refused_and_change_nothing(tmp_path):
+    network = small("mlp-64x2", seed=0)
+    other = small("mlp-64x2", seed=1).state_dict()
+    before = copy.deepcopy(network.state_dict())
+    path = tmp_path / "a.safetensors"
+    for key, value, says in [
+        ("1.weight", None, "1.weight is missing"),
+        ("5.weight", torch.zeros(9, 64), r"5.weight has shape \(9, 64\), expected \(7, 64\)"),
+        ("more", torch.zeros(1), "more is not in the network"),
+    ]:
+        save_file({k: v for k, v in (other | {key: value}).items() if v is not None}, path)
+        with pytest.raises(NetworkError, match=says):
+            load_weights(network, path)
+    path.write_bytes(b"nothing")
+    with pytest.raises(NetworkError, match="cannot be read as safetensors"):
+        load_weights(network, path)
+    with pytest.raises(NetworkError, match="cannot be read"):
+        load_weights(network, tmp_path / "missing.safetensors")
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    save_file(other, path)
+    load_weights(network, path)
+    assert all(torch.equal(value, other[key]) for key, value in network.state_dict().items())
