@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 
 SMALLEST_CLIP = 0.05  # of accuracy: gaps beyond the clip share one colour, or failures would drown the rest
 ORANGE, BLUE, RED, GREY = "#e8871e", "#4a86e8", "#e0474c", "#8a8f98"
+_METADATA_LABELS = {
+    "name": "name", "experiment": "experiment", "version": "version of the table", "tolerance": "tolerance of the intervals"
+}  # fmt: skip
+_SETTING_LABELS = {
+    "q": "searched q", "beta": "searched beta", "seed": "seed", "trials": "trials",
+    "tolerance": "forgiven at an interval's end, of the largest hi",
+}  # fmt: skip
 PARAMETERS = {"eps": "eps", "delta": "delta", "top": "eps + delta", "q": "q", "beta": "beta"}
 
 
@@ -139,7 +146,10 @@ def heat_map(fit: Fit, trials: "pyarrow.Table") -> go.Figure | None:
             customdata=np.dstack([means * 100, gaps * 100, *np.meshgrid(cycles, rates)]), xgap=1, ygap=1,
             hovertemplate="cycle %{customdata[2]:.0f}, max_lr %{customdata[3]:.4g}<br>accuracy %{customdata[0]:.2f}%"
             "<br>%{customdata[1]:.2f} points below the best<extra></extra>",
-            colorbar={"title": {"text": "points below<br>the cycle's best"}, "thickness": 12, "len": 0.9},
+            colorbar={
+                "title": {"text": "points below the cycle's best", "side": "top"}, "orientation": "h", "thickness": 10,
+                "len": 0.6, "x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom",
+            },
         )
     )  # fmt: skip
     if failed:
@@ -214,10 +224,10 @@ def _headline(fit: Fit) -> str:
 
 def _table(head: list[str], rows: list[list[str]], *, numbers: bool = True) -> str:
     """An HTML table of cells that are HTML already."""
-    top = "".join(f"<th>{cell}</th>" for cell in head)
+    top = "<thead><tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr></thead>" if any(head) else ""
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     kind = ' class="numbers"' if numbers else ""
-    return f'<div class="scroll"><table{kind}><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="scroll"><table{kind}>{top}<tbody>{body}</tbody></table></div>'
 
 
 def _cycles_table(fit: Fit) -> str:
@@ -281,10 +291,10 @@ def _settings_table(fit: Fit) -> str:
     counts = {name.replace("_", " "): f"{count:,.6g}" for name, count in fit.trainings.items()}
     values = {
         "table": fit.intervals.name,
-        **dict(fit.intervals.metadata),
+        **{_METADATA_LABELS[name]: value for name, value in fit.intervals.metadata},
         "pruning rate": f"{fit.curve.pruning_rate:g}",
         "intervals on the grid's edge": edge,
-        **{f"searched {name}" if name in ("q", "beta") else name: value for name, value in fit.settings.items()},
+        **{_SETTING_LABELS[name]: value for name, value in fit.settings.items()},
         "found by": "Optuna" if fit.found_by == "optuna" else "the certificate",
         **{f"trainings: {name}": count for name, count in counts.items()},
         **{f"version of {name}": value for name, value in fit.versions.items()},
@@ -334,9 +344,10 @@ p { margin: .4rem 0; }
 table { border-collapse: collapse; font-size: .92rem; overflow-wrap: normal; }
 th { text-align: left; color: var(--soft); font-weight: 500; }
 th, td { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-.numbers th, .numbers td { white-space: nowrap; font-variant-numeric: tabular-nums; }
+.numbers th, .numbers td, td:nth-child(2) { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .yes { color: var(--yes); } .no { color: var(--no); font-weight: 600; }
-@media (max-width: 40rem) { .plot { height: 24rem; } body { padding: .7rem; } }
+@media (max-width: 40rem) { .plot { height: 25rem; } body { padding: .7rem; }
+  table { font-size: .85rem; } th, td { padding-right: .6rem; } }
 </style>
 </head>
 <body>
@@ -344,13 +355,13 @@ th, td { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--line); v
 <p>[[HEADLINE]]</p>
 <ul class="notices">[[NOTICES]]</ul>
 <div id="curve" class="plot"></div>
+[[HEAT]]
 <h2>Cycles</h2>
 [[CYCLES]]
 <h2>Parameters</h2>
 [[PARAMETERS]]
-<h2>Beside it</h2>
+<h2>Compared</h2>
 [[RIVALS]]
-[[HEAT]]
 <h2>Settings and versions</h2>
 [[SETTINGS]]
 <noscript><p>The plots need JavaScript.</p></noscript>

@@ -259,7 +259,7 @@ def test_masks_that_do_not_fit_are_refused():
 def test_scores_that_are_nan_are_refused_by_layer():
     network = convnet()
     network[3].weight.data[0, 0, 0, 0] = float("nan")
-    with pytest.raises(MaskError, match="'3.weight': 1 scores are NaN"):
+    with pytest.raises(MaskError, match=r"'3.weight': 1 scores are NaN"):
         next_masks(network, None, method="global_magnitude", rate=0.2)
 
 

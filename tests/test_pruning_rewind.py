@@ -29,7 +29,7 @@ def test_parent_is_one_moment_under_the_mask_buffers_included(rewind, number):
 def test_missing_state_and_unknown_way_are_refused():
     with pytest.raises(MaskError, match="'weights' starts from the state 'early'"):
         parent_state("weights", MASKS, final=STATES["final"])
-    with pytest.raises(MaskError, match="'back'.*none, weights, reinit"):
+    with pytest.raises(MaskError, match=r"'back'.*none, weights, reinit"):
         parent_state("back", MASKS, **STATES)
     with pytest.raises(MaskError, match="'w'"):
         parent_state("none", MASKS, final={"b": torch.ones(2)})

@@ -106,25 +106,31 @@ def test_lookahead_by_hand():
 def test_lookahead_scores_every_layer_before_any_is_pruned():
     network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     network[0].weight.data = torch.tensor([[1.0, 1.0], [0.5, 0.5]])
-    network[1].weight.data = torch.tensor([[1.0, 1.0], [1.0, 1.3]])
-    # The first layer's second row goes; were it gone before, the second layer's second column would score 0.
-    # As it is, that column scores 0.5, 0.5 * 1.69 against 2, 2: the same order, so look at the scores too.
+    network[1].weight.data = torch.tensor([[1.0, 1.0], [1.0, 4.0]])
+    # First layer: 2, 2 | 17/4, 17/4: its first row goes. Second: 2, 1/2 | 2, 8: its second and first weight go, while
+    # with that row gone before, the first column would score 0, 0.
     masks = next_masks(network, None, method="lap", rate=0.5)
-    assert masks["0.weight"].tolist() == [[True, True], [False, False]]
-    assert masks["1.weight"].tolist() == [[True, False], [True, False]]
-    close(scores_of(lap, network)["1.weight"], [[2.0, 0.5], [2.0, 1.3**2 * 0.5]])
+    assert masks["0.weight"].tolist() == [[False, False], [True, True]]
+    assert masks["1.weight"].tolist() == [[False, False], [True, True]]
 
 
-def reference(a, w, b, score_input, score_output):
-    """Loops over each weight of a convolution or linear layer; the neighbours' factors by channel."""
-    out = torch.empty_like(w)
-    for index in torch.cartesian_prod(*(torch.arange(n) for n in w.shape)).tolist():
-        o, i = index[:2]
-        out[tuple(index)] = w[tuple(index)] ** 2 * score_input(o, i) * score_output(o)
+def squared_rows(weight):
+    return torch.stack([row.square().sum() for row in weight])
+
+
+def by_loops(weight, input_factor, output_factor):
+    """Each weight squared, times the factor of the channel it reads and of the channel it writes.
+
+    input_factor: (output, input of its group) -> factor; output_factor: one a channel.
+    """
+    out = torch.empty_like(weight)
+    for index in torch.cartesian_prod(*(torch.arange(n) for n in weight.shape)).tolist():
+        out[tuple(index)] = weight[tuple(index)] ** 2 * input_factor(*index[:2]) * output_factor[index[0]]
     return out
 
 
-def test_lookahead_through_batch_norm_depthwise_and_flattening():
+@pytest.mark.parametrize("score", [lap, lap_bn])
+def test_lookahead_through_batch_norm_depthwise_and_flattening(score):
     network = drawn(
         nn.Sequential(
             *(nn.Conv2d(2, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU()),
@@ -132,37 +138,35 @@ def test_lookahead_through_batch_norm_depthwise_and_flattening():
             *(nn.Conv2d(3, 5, 1), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 4, 7), nn.Linear(7, 2)),
         )
     )
-    a, d, p, f, z = (network[i].weight.detach() for i in (0, 3, 6, 9, 10))
+    stem, depthwise, point, flat, last = (network[i].weight.detach() for i in (0, 3, 6, 9, 10))
 
     def norm(i):
         m = network[i]
-        return (m.weight.square() / (m.running_var + m.eps)).detach()
+        scale = (m.weight.square() / (m.running_var + m.eps)).detach()
+        return scale if score is lap_bn else torch.ones_like(scale)
 
-    def rows(w):
-        return [float(row.square().sum()) for row in w]
-
-    for with_norms, score in [(False, lap), (True, lap_bn)]:
-        n1, n4 = (norm(1), norm(4)) if with_norms else (torch.ones(3), torch.ones(3))
-        got = scores_of(score, network)
-        close(got["0.weight"], reference(None, a, d, lambda o, i: 1, lambda o: rows(d)[o] * n1[o]))
-        columns = [float(p[:, c].square().sum()) for c in range(3)]
-        close(got["3.weight"], reference(a, d, p, lambda o, i: rows(a)[o] * n1[o], lambda o: columns[o] * n4[o]))
-        columns = [float(f[:, 4 * c : 4 * c + 4].square().sum()) for c in range(5)]
-        close(got["6.weight"], reference(d, p, f, lambda o, i: rows(d)[i] * n4[i], lambda o: columns[o]))
-        columns = [float(z[:, c].square().sum()) for c in range(7)]
-        close(got["9.weight"], reference(p, f, z, lambda o, i: rows(p)[i // 4], lambda o: columns[o]))
-        close(got["10.weight"], reference(f, z, None, lambda o, i: rows(f)[i], lambda o: 1))
+    by_stem, by_depthwise = squared_rows(stem) * norm(1), squared_rows(depthwise) * norm(4)
+    by_point, by_flat = squared_rows(point), squared_rows(flat)
+    got = scores_of(score, network)
+    close(got["0.weight"], by_loops(stem, lambda o, i: 1, squared_rows(depthwise) * norm(1)))
+    point_columns = squared_rows(point.transpose(0, 1)) * norm(4)
+    close(got["3.weight"], by_loops(depthwise, lambda o, i: by_stem[o], point_columns))
+    flat_columns = torch.stack([flat[:, 4 * c : 4 * c + 4].square().sum() for c in range(5)])
+    close(got["6.weight"], by_loops(point, lambda o, i: by_depthwise[i], flat_columns))
+    close(got["9.weight"], by_loops(flat, lambda o, i: by_point[i // 4], squared_rows(last.T)))
+    close(got["10.weight"], by_loops(last, lambda o, i: by_flat[i], torch.ones(2)))
 
 
 def test_lookahead_with_grouped_convolution():
     network = drawn(nn.Sequential(nn.Conv2d(2, 4, 1), nn.Conv2d(4, 6, 1, groups=2), nn.Conv2d(6, 3, 1)))
-    a, g, b = (network[i].weight.detach() for i in range(3))
+    first, grouped, last = (layer.weight.detach() for layer in network)
     got = scores_of(lap, network)
-    rows = [float(row.square().sum()) for row in a]
-    columns = [float(b[:, c].square().sum()) for c in range(6)]
-    close(got["1.weight"], reference(a, g, b, lambda o, i: rows[2 * (o // 3) + i], lambda o: columns[o]))
-    columns = [float(g[3 * (c // 2) : 3 * (c // 2) + 3, c % 2].square().sum()) for c in range(4)]
-    close(got["0.weight"], reference(None, a, g, lambda o, i: 1, lambda o: columns[o]))
+    by_first = squared_rows(first)
+    last_columns = squared_rows(last.transpose(0, 1))
+    close(got["1.weight"], by_loops(grouped, lambda o, i: by_first[2 * (o // 3) + i], last_columns))
+    read_by = [slice(0, 3), slice(0, 3), slice(3, 6), slice(3, 6)]  # filters that read each channel
+    columns = torch.stack([grouped[filters, c % 2].square().sum() for c, filters in enumerate(read_by)])
+    close(got["0.weight"], by_loops(first, lambda o, i: 1, columns))
 
 
 class Residual(nn.Module):

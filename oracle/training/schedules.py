@@ -32,7 +32,8 @@ def learning_rates(schedule: Schedule, *, max_lr: float, epochs: int, steps_per_
             f"expected at least one epoch of one step, found {epochs} epochs of {steps_per_epoch} steps"
         )
     steps = np.arange(epochs * steps_per_epoch, dtype=np.float64)
-    return SHAPES[schedule.shape](schedule, max_lr, steps, steps_per_epoch)
+    rates: Rates = SHAPES[schedule.shape](schedule, max_lr, steps, steps_per_epoch)
+    return rates
 
 
 def _constant(schedule: Constant, max_lr: float, t: np.ndarray, steps_per_epoch: int) -> Rates:
