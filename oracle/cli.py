@@ -67,7 +67,7 @@ def search(
     out: Annotated[str | None, typer.Option(help="The run's folder: local, s3:// or gs://. [runs/NAME]")] = None,
     executor: Executor = ExecutorName.ray,
     address: Annotated[
-        str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster: local, auto, HOST:PORT or ray://HOST:PORT.")
+        str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster: local, auto or HOST:PORT.")
     ] = None,
     set_: Set = None,
     data: DataPath = None,
@@ -90,7 +90,7 @@ def search(
     from oracle.live import LiveView
 
     # A file of its own: what Ray prints to sys.stdout and sys.stderr while it trains is thrown away.
-    view = LiveView(Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w"), highlight=False, soft_wrap=True))
+    view = LiveView(Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w"), highlight=False))
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         run_oracle(

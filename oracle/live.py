@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -56,7 +57,7 @@ class LiveView(Watch):
             )
             self._live.start()
         else:
-            self._console.print(f"{experiment.name}: {self._extent()} in {folder.url}")
+            self._console.print(f"{experiment.name}: {self._extent()} in {folder.url}", soft_wrap=True)
 
     def cycle_starts(self, *, cycle: int, lineage: str, packs: int, trials: int) -> None:
         """See `Watch.cycle_starts`."""
@@ -74,7 +75,7 @@ class LiveView(Watch):
                 self._trials, self._read = trials_of_cycle(self._folder, self._cycle, self._lineage), now
             if self._live is None and now - self._printed > LINE_SECONDS:
                 self._printed = now
-                self._console.print(f"  {self._progress()}")
+                self._console.print(f"  {self._progress()}", soft_wrap=True)
 
     def cycle_ends(self, row: Mapping[str, Any]) -> None:
         """See `Watch.cycle_ends`."""
@@ -83,14 +84,14 @@ class LiveView(Watch):
             self._cycle = None
         if self._live is None:
             cells = dict(zip(COLUMNS, cells_of(row), strict=True))
-            self._console.print("  " + ", ".join(f"{name} {text}" for name, text in cells.items()))
+            self._console.print("  " + ", ".join(f"{name} {text}" for name, text in cells.items()), soft_wrap=True)
 
     def says(self, text: str) -> None:
         """See `Watch.says`."""
         with self._lock:
             self._notes.append(text)
         if self._live is None:
-            self._console.print(f"  {text}")
+            self._console.print(f"  {text}", soft_wrap=True)
 
     def ends(self) -> None:
         """See `Watch.ends`."""
@@ -117,7 +118,8 @@ class LiveView(Watch):
                 parts.append(cycle_table(self._rows[-10:]))
             if self._cycle is not None:
                 parts.append(Text(self._progress()))
-                parts.append(ProgressBar(total=1, completed=self._fraction(), width=min(60, self._console.width)))
+                bar = ProgressBar(total=1, completed=self._fraction(), width=min(60, self._console.width))
+                parts.append(Padding(bar, (0, 0)))  # ends its line, as a bare bar does not
                 if self._trials is not None and self._trials.num_rows:
                     parts.append(self._accuracies(self._trials))
             parts += [Text(note, style="yellow") for note in self._notes[-3:]]

@@ -196,6 +196,9 @@ class _Follow(Callback):  # type: ignore[misc]  # Ray ships no types
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # the Tuner saves itself for a restore that nobody does, and a terminal cannot be saved
+
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         if result["pack"] is not None:
             self._watch.pack_moves(pack=result["pack"], done=result["fraction"])
@@ -257,9 +260,14 @@ def _check_listens(address: str) -> None:
         if not found:
             raise ClusterError("--address auto: no Ray cluster runs on this machine; `ray start --head` starts one")
         address = found
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address.startswith("ray://"):
+        raise ClusterError(
+            f"--address {address}: a search runs on the cluster, not through Ray Client. From anywhere: ray job submit "
+            "--address http://HEAD:8265 -- oracle search ... --address auto"
+        )
+    host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise ClusterError(f"--address {address}: expected local, auto, HOST:PORT or ray://HOST:PORT")
+        raise ClusterError(f"--address {address}: expected local, auto or HOST:PORT")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:

@@ -80,7 +80,8 @@ def read_final(folder: Folder, cycle: int, commit: str, max_lr: float, masks: St
 def write_tensors(folder: Folder, name: str, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
     """Write named tensors as safetensors."""
     whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    folder.write(name, safetensors.torch.save(whole, dict(header)))
+    # One key: safetensors orders several at random, and the same network should be the same bytes.
+    folder.write(name, safetensors.torch.save(whole, {"header": json.dumps(dict(header))}))
 
 
 def read_tensors(folder: Folder, name: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
@@ -91,7 +92,7 @@ def read_tensors(folder: Folder, name: str) -> tuple[dict[str, Tensor], dict[str
     try:
         tensors = safetensors.torch.load(content)
         length = int.from_bytes(content[:8], "little")
-        header: dict[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+        header: dict[str, str] = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["header"])
     except (SafetensorError, ValueError, KeyError):
         return None
     return tensors, header

@@ -19,13 +19,13 @@ class MaxLrGrid(BaseModel):
     (0.01, 0.1, 1.0)
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     spacing: Literal["linear", "log", "explicit"] = "linear"
     low: PositiveFloat = 1e-4  # learning rate; not used by `explicit`
     high: PositiveFloat = 1e-1
     points: int = Field(default=51, ge=1, le=10_000)
-    values: tuple[PositiveFloat, ...] | None = None  # `explicit` only
+    values: tuple[PositiveFloat, ...] | None = Field(default=None, strict=False)  # `explicit` only; a list will do
     extend: bool = False
     max_extra: int = Field(default=24, ge=1, le=10_000)  # candidates that `extend` may add at one cycle
 
@@ -44,6 +44,10 @@ class MaxLrGrid(BaseModel):
             )
         elif self.points > 1 and self.low >= self.high:
             raise ValueError(f"low must be below high, found low {self.low:g} and high {self.high:g}")
+        elif len(set(self.candidates())) != self.points:
+            raise ValueError(
+                f"{self.points} points over [{self.low!r}, {self.high!r}] are too close to differ in 10 digits"
+            )
         if self.extend and len(self.candidates()) < 2:
             raise ValueError("extend needs at least two candidates: one has no spacing to grow by")
         return self
@@ -77,16 +81,21 @@ class MaxLrGrid(BaseModel):
     def _at(self, index: int) -> float:
         """The grid's point `index`; below 0 and past the last by the spacing of the nearest two points.
 
-        Ten significant digits, so that a rate reads the same in YAML, on screen and in Parquet.
+        Ten significant digits, so that a rate reads the same in YAML, on screen and in Parquet; the ends as they were
+        given.
         """
         if self.values is not None:
             last = len(self.values) - 1
             if index < 0:
                 rate = self.values[0] + index * (self.values[1] - self.values[0])
+                if rate < 1e-9 * self.values[1]:  # 0 up to rounding
+                    return 0.0
             else:
                 rate = self.values[last] + (index - last) * (self.values[last] - self.values[last - 1])
-        elif self.points == 1:
-            rate = self.low
+        elif index == 0:
+            return self.low
+        elif index == self.points - 1:
+            return self.high
         elif self.spacing == "log":
             rate = self.low * (self.high / self.low) ** (index / (self.points - 1))
         else:

@@ -190,7 +190,10 @@ def _print_fit(result: Fit) -> None:
     )
     console.print(f"\n[bold]{result.hits} of {result.num_cycles} intervals hit[/bold]; {escape(proof)}")
     if result.depth is not None:
-        console.print(f"smallest margin: {result.depth:.0%} of half an interval's width\n")
+        console.print(f"smallest margin: {result.depth:.0%} of half an interval's width")
+    for notice in result.notices:
+        console.print(f"[yellow]! {escape(notice)}[/yellow]")
+    console.print()
     values = {name: getattr(curve, name) for name in result.determined}
     table = Table("", "fitted", f"by all curves that hit {result.hits}", box=None, pad_edge=False)
     for name, words in result.determined.items():
@@ -200,8 +203,6 @@ def _print_fit(result: Fit) -> None:
     start, end = result.rise
     console.print(f"half of the rise is done at cycle {result.half_way:.2f}, 5% at {start:.2f}, 95% at {end:.2f}\n")
     console.print(escape("\n".join(_comparison(result))))
-    for notice in result.notices:
-        console.print(f"[yellow]! {escape(notice)}[/yellow]")
 
 
 def _comparison(result: Fit) -> list[str]:
@@ -251,7 +252,7 @@ def main() -> None:
     try:
         app()
     except Error as error:
-        Console(stderr=True, highlight=False).print(f"[red]silo-fit:[/red] {escape(str(error))}")
+        Console(stderr=True, highlight=False).print(f"[red]silo-fit:[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(2)
 
 

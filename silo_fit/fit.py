@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas
     import pyarrow
 
+EDGE = 1e-6  # of the largest hi: a hit this close to an end is said to be on the edge
 RISE = (0.05, 0.95)  # the parts of the rise that its reported start and end have done
 EXAMPLE_CANDIDATES = 20  # a table that does not say how many candidates were tried gets its training counts for these
 SPARSE_CYCLES = 6  # searched by a sparse Oracle, where the table itself is not one
@@ -45,7 +46,7 @@ class CycleFit:
     inside: bool
     margin: float  # distance to the nearer end, in the unit of max_lr; below 0 if outside
     depth: float  # the margin over half the interval's width: 1 in the middle, 0 at an end; 0 if the width is 0
-    on_edge: bool  # inside, but at an end to within the tolerance
+    on_edge: bool  # inside, but no further from an end than a millionth of the largest hi
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +145,10 @@ def fit(
         ranges = SiloRanges(q=q, beta=beta)
     except ValueError as error:
         raise CurveError(str(error)) from None
-    if trials < 1 or seed < 0:
-        raise CurveError(f"trials must be at least 1 and the seed at least 0; they are {trials} and {seed}")
+    if trials < 1:
+        raise CurveError(f"trials: {trials} were asked for; at least 1 is needed")
+    if not 0 <= seed < 2**32:
+        raise CurveError(f"seed: {seed} is not between 0 and 2^32 - 1")
 
     proof = certify(intervals, q=ranges.q, beta=ranges.beta)
     at = _search(intervals, ranges, seed, trials)
@@ -164,9 +167,8 @@ def check(intervals: Intervals, curve: SiloCurve) -> tuple[CycleFit, ...]:
     """Hold a curve against every interval."""
     values, margins = intervals.margins(curve)
     inside = intervals.inside(curve)
-    widths = intervals.hi - intervals.lo
-    allowed = 2 * TOLERANCE * intervals.scale
-    rows = zip(intervals.cycles, intervals.lo, intervals.max_lr, intervals.hi, values, margins, widths, strict=True)
+    on_edge = np.array(inside) & (margins <= EDGE * intervals.scale)
+    rows = zip(intervals.cycles, intervals.lo, intervals.max_lr, intervals.hi, values, margins, strict=True)
     return tuple(
         CycleFit(
             cycle=int(cycle),
@@ -176,10 +178,10 @@ def check(intervals: Intervals, curve: SiloCurve) -> tuple[CycleFit, ...]:
             silo=float(value),
             inside=hit,
             margin=float(margin),
-            depth=float(margin / (width / 2)) if width > allowed else 0.0,
-            on_edge=hit and bool(margin <= allowed),
+            depth=0.0 if edge or hi == lo else float(margin / ((hi - lo) / 2)),
+            on_edge=bool(edge),
         )
-        for hit, (cycle, lo, best, hi, value, margin, width) in zip(inside, rows, strict=True)
+        for hit, edge, (cycle, lo, best, hi, value, margin) in zip(inside, on_edge, rows, strict=True)
     )
 
 

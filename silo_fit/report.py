@@ -160,7 +160,7 @@ def heat_map(fit: Fit, trials: "pyarrow.Table") -> go.Figure | None:
             hovertemplate="%{text}<extra></extra>",
         )  # fmt: skip
     _overlay(figure, fit, cycles, rates)
-    ticks = _spread_ticks(len(rates), 12), _spread_ticks(len(cycles), 14)
+    ticks = _spread_ticks(len(rates), 12), _spread_ticks(len(cycles), 9)
     figure.update_yaxes(title="max_lr", tickvals=ticks[0], ticktext=[f"{rates[row]:.2g}" for row in ticks[0]])
     figure.update_xaxes(title="pruning cycle", tickvals=ticks[1], ticktext=[str(cycles[column]) for column in ticks[1]])
     return figure
@@ -239,16 +239,16 @@ def _cycles_table(fit: Fit) -> str:
         rows.append(
             [
                 str(row.cycle),
-                f"{remaining:.3g}%",
+                inside + (" (edge)" if row.on_edge else ""),
+                f"{row.silo:.4g}",
                 f"{row.lo:.4g} to {row.hi:.4g}" + (" *" if row.cycle in edges else ""),
                 f"{row.max_lr:.4g}",
-                f"{row.silo:.4g}",
-                inside + (" (edge)" if row.on_edge else ""),
                 f"{0.0 if row.on_edge else row.margin:+.2g}",
+                f"{remaining:.3g}%",
             ]
         )
     note = "<p>* ends on the grid's edge, so it may be wider than it looks.</p>" if edges else ""
-    return _table(["cycle", "weights left", "interval", "optimum", "SILO", "inside", "margin"], rows) + note
+    return _table(["cycle", "inside", "SILO", "interval", "optimum", "margin", "weights left"], rows) + note
 
 
 def _parameters_table(fit: Fit) -> str:

@@ -230,12 +230,12 @@ def _number(value: Any, column: str, label: str) -> float:
     if isinstance(value, str | bytes):
         raise TableError(f"{where} is the text {value!r}; a number is needed")
     if value is None or not hasattr(value, "__float__"):
-        raise TableError(f"{where} is missing")
+        raise TableError(f"{where} is missing or NaN; a number is needed")
     if isinstance(value, bool | np.bool_):
         raise TableError(f"{where} is {value}; a number is needed")
     number = float(value)
     if not math.isfinite(number):
-        raise TableError(f"{where} is {'NaN or missing' if math.isnan(number) else 'infinite'}; a number is needed")
+        raise TableError(f"{where} is {'missing or NaN' if math.isnan(number) else 'infinite'}; a number is needed")
     return number
 
 

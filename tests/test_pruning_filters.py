@@ -1,5 +1,7 @@
 """Whole filters go, with everything that is only there for them."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -96,25 +98,26 @@ def test_ties_go_to_the_lower_index():
     ],
 )
 def test_gone_filters_write_zeros_and_nothing_reads_them(name, shape):
-    """What the masks leave computes the same whatever the removed weights' readers or inputs would have been."""
     network = drawn(build_network(name, num_classes=4, input_shape=shape)).double().eval()
+    original = copy.deepcopy(network.state_dict())
     masks = next_masks(network, None, method="l1_filter", rate=0.3)
     apply_masks(network, masks)
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(3, *shape, dtype=torch.float64, generator=generator)
-    expected = network(x)
-    maps = {}
+    images = torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    gone_channels = []
     for path, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda module, args, out, path=path: maps.update({path: out}))
+            gone = ~masks[f"{path}.weight"].flatten(1).any(1)
+            module.register_forward_hook(lambda module, args, out, gone=gone: gone_channels.append(out[:, gone]))
     with torch.no_grad():
-        network(x)
-    # Readers' masked columns set to anything change nothing, if the channel they read is zero and they alone read it.
-    for path, out in maps.items():
-        mask = masks[f"{path}.weight"]
-        for dead in set(range(len(mask))) - set(alive(mask)):
-            assert not out[:, dead].any()
-    assert expected.isfinite().all()
+        expected = network(images)
+        assert sum(channels.shape[1] for channels in gone_channels) > 0
+        assert not any(channels.any() for channels in gone_channels)
+        for key, mask in masks.items():  # the gone filters come back, but not the weights that read them
+            gone = ~mask.flatten(1).any(1) if mask.dim() > 1 else ~mask
+            network.get_parameter(key)[gone] = original[key][gone]
+        gone_channels.clear()
+        assert torch.equal(network(images), expected)  # the very same sums: what they add is 0
+        assert all(channels.any() for channels in gone_channels if channels.numel())
 
 
 def test_residual_network_loses_first_convolutions_of_blocks_only():
@@ -191,18 +194,9 @@ def test_sum_in_the_networks_own_forward_keeps_its_operands():
 
 
 def test_unknown_operation_keeps_the_filters_it_reads():
-    class Shuffle(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b, self.c = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
-
-        def forward(self, x):
-            x = self.a(x)
-            x = x.view(x.shape[0], 2, 2, *x.shape[2:]).transpose(1, 2).reshape(x.shape)
-            return self.c(torch.relu(self.b(x)))
-
-    masks = next_masks(drawn(Shuffle()), None, method="l1_filter", rate=0.5)
-    assert {name for name in "abc" if len(alive(masks[f"{name}.weight"])) < 4} == {"b"}
+    network = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ChannelShuffle(2), nn.Conv2d(4, 4, 1), nn.Tanh(), nn.Conv2d(4, 4, 1))
+    masks = next_masks(drawn(network), None, method="l1_filter", rate=0.5)
+    assert [len(alive(mask)) for mask in masks.values() if mask.dim() == 4] == [4, 2, 4]
 
 
 def test_output_layer_stays_dense_when_asked():
@@ -230,3 +224,41 @@ def test_network_that_cannot_be_traced_is_refused():
 
     with pytest.raises(MaskError, match=r"Choice cannot be traced"):
         next_masks(Choice(), None, method="l1_filter", rate=0.2)
+
+
+def test_layers_run_twice_and_what_they_read_are_kept():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c, self.d = (nn.Conv2d(4, 4, 1) for _ in range(4))
+            self.bn, self.fc = nn.BatchNorm2d(4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            x = self.b(self.b(self.a(x)))
+            x = self.bn(self.c(F.relu(self.bn(x))))
+            return self.fc(self.d(x).flatten(1))
+
+    masks = next_masks(drawn(Twice()), None, method="l1_filter", rate=0.5)
+    assert {name for name in "abcd" if len(alive(masks[f"{name}.weight"])) < 4} == {"d"}
+    assert masks.keys() == {*(f"{name}.weight" for name in ("a", "b", "c", "d", "fc")), "d.bias"}
+
+
+def test_linear_layer_over_columns_keeps_the_filters():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Linear(6, 6), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    masks = next_masks(drawn(network), None, method="l1_filter", rate=0.5)
+    assert [len(alive(mask)) for mask in masks.values() if mask.dim() == 4] == [4, 2, 2]
+
+
+def test_added_parameter_does_not_make_a_network_residual():
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.fc = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Linear(4, 2)
+            self.shift = nn.Parameter(torch.zeros(4, 1, 1))
+
+        def forward(self, x):
+            x = F.relu(self.a(x))
+            return self.fc((self.b(x) + self.shift).mean((2, 3)))
+
+    masks = next_masks(drawn(Shifted()), None, method="l1_filter", rate=0.5)
+    assert (len(alive(masks["a.weight"])), len(alive(masks["b.weight"]))) == (2, 4)

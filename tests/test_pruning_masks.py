@@ -195,11 +195,23 @@ def test_norms_embeddings_and_biases_are_not_prunable():
 
 
 def test_bfloat16_and_float64_layers_may_stand_side_by_side():
-    network = layers([5.0, -1.0, 3.0], [-2.0, 4.0])
+    network = layers([5.0, -1.0, 3.0], [-1.001, 4.0])  # bfloat16 rounds 1.001 to 1
     network[0].bfloat16()
     network[1].double()
     masks = next_masks(network, None, method="global_magnitude", rate=0.4)
     assert pruned(masks) == {"0.weight": [1], "1.weight": [0]}
+
+
+def test_memory_format_changes_nothing():
+    network, other = convnet(), convnet().to(memory_format=torch.channels_last)
+    for parameter in (*network.parameters(), *other.parameters()):
+        parameter.data.mul_(2).round_()  # ties
+    images = torch.randn(5, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    for method in METHODS.keys() - {"global_gradient"}:  # whose sums may round differently
+        a = next_masks(network, None, method=method, rate=0.3)
+        b = next_masks(other, None, method=method, rate=0.3)
+        assert pruned(a) == pruned(b)
+    next_masks(other, b, method="global_gradient", rate=0.3, batch=(images, torch.arange(5) % 4))
 
 
 def test_tiny_rate_prunes_nothing():
@@ -266,6 +278,13 @@ def test_scores_that_are_nan_are_refused_by_layer():
 def test_gradient_without_a_batch_is_refused():
     with pytest.raises(MaskError, match="batch"):
         next_masks(convnet(), None, method="global_gradient", rate=0.2)
+
+
+def test_weight_that_is_computed_is_refused():
+    network = convnet()
+    prune.l1_unstructured(network[3], "weight", amount=0.5)
+    with pytest.raises(MaskError, match=r"weight of '3' is no Parameter.*prune.remove"):
+        next_masks(network, None, method="lamp", rate=0.2)
 
 
 def test_network_without_weights_is_refused():

@@ -7,17 +7,20 @@ that writes it. So concatenations, depthwise convolutions and flattened maps nee
 """
 
 import operator
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, fx, nn
 
 from oracle.errors import MaskError
-from oracle.pruning.layers import is_shortcut, prunable_layers
+from oracle.pruning.layers import is_shortcut
+from oracle.pruning.masks import Masks
+from oracle.pruning.scores import Scores
 
 Filter = tuple[str, int]  # key of a convolution's weight, index of the filter
 Labels = list[Filter | None] | None  # a filter for each channel; None: not known
@@ -59,12 +62,7 @@ class _Flow:
         self.fixed |= {label[0] for label in labels or [] if label}
 
 
-def whole_filters(
-    network: nn.Module,
-    scores: Mapping[str, Float[Tensor, "F"]],
-    masks: Mapping[str, Bool[Tensor, "..."]],
-    rate: float,
-) -> dict[str, Bool[Tensor, "..."]]:
+def whole_filters(network: nn.Module, scores: Scores, masks: Masks, rate: float) -> dict[str, Bool[Tensor, "..."]]:
     """Of each free convolution keep the max(1, int((1 - rate) * alive)) filters that score highest (Li et al. 2017).
 
     A filter is alive while its mask keeps any weight; of equal ones the lower index goes first. With a filter go its
@@ -74,9 +72,9 @@ def whole_filters(
 
     Free is a convolution unless
 
-    - something else than another layer needs all its channels: it ends in a sum or in the output, or the trace does not
-      know the operation;
-    - it is depthwise (its filters go with those that feed it), or is run more than once;
+    - something needs all its channels: a sum, the output, an operation that the trace does not know, or one whose
+      parameters are used more than once;
+    - it is depthwise (its filters go with those that feed it), or its own parameters are used more than once;
     - the network is residual (two feature maps are added somewhere), and it is the first convolution of the network,
       a projection shortcut (see `is_shortcut`), or in a residual block without being the first convolution there. A
       residual block is a module in whose own forward the sum is, and any other module of its class.
@@ -130,8 +128,9 @@ def _trace(network: nn.Module) -> _Flow:
             f"{type(network).__name__} cannot be traced by torch.fx, by which l1_filter sees what reads each filter: "
             f"{error}"
         ) from error
-    keys = {id(layer.module): layer.name for layer in prunable_layers(network)}
     names = {id(parameter): name for name, parameter in network.named_parameters()}
+    called = [network.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"]
+    runs = Counter(id(parameter) for module in called for parameter in module.parameters(recurse=False))
     flow = _Flow()
     labels: dict[fx.Node, Labels] = {}
     for node in graph.nodes:
@@ -139,8 +138,10 @@ def _trace(network: nn.Module) -> _Flow:
         labels[node] = None
         if node.op == "call_module":
             module = network.get_submodule(node.target)
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                labels[node] = _through_layer(flow, module, keys.get(id(module)), names, inputs[0])
+            if any(runs[id(parameter)] > 1 for parameter in module.parameters(recurse=False)):
+                _fix_all(flow, inputs)
+            elif isinstance(module, nn.Conv2d | nn.Linear):
+                labels[node] = _through_layer(flow, module, names, inputs[0])
             elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 _entries(flow, module, names, inputs[0])
                 labels[node] = inputs[0]
@@ -167,15 +168,12 @@ def _fix_all(flow: _Flow, inputs: list[Labels]) -> None:
         flow.fix(labels)
 
 
-def _through_layer(
-    flow: _Flow, module: nn.Conv2d | nn.Linear, key: str | None, names: Mapping[int, str], read: Labels
-) -> Labels:
-    if key is None or key in flow.order:  # a shared weight, or a layer run twice
-        flow.fix(read)
-        flow.fixed.add(names[id(module.weight)])
-        return None
+def _through_layer(flow: _Flow, module: nn.Conv2d | nn.Linear, names: Mapping[int, str], read: Labels) -> Labels:
+    key = names[id(module.weight)]
     groups = module.groups if isinstance(module, nn.Conv2d) else 1
-    if read is not None:
+    if read is not None and isinstance(module, nn.Linear) and module.in_features % len(read):
+        flow.fix(read)  # not a flattened map
+    elif read is not None:
         flow.uses.append(_Use(name=key, axis=1, labels=read, groups=groups))
     if isinstance(module, nn.Linear):
         return None
@@ -197,8 +195,8 @@ def _entries(flow: _Flow, module: nn.Module, names: Mapping[int, str], labels: L
 
 def _through_sum(flow: _Flow, network: nn.Module, node: fx.Node, inputs: list[Labels]) -> Labels:
     _fix_all(flow, inputs)
-    if len(inputs) < 2:
-        return inputs[0]  # x + 1: fixed, since zeros would not stay zeros
+    if sum(argument.op != "get_attr" for argument in node.all_input_nodes) < 2:
+        return None  # x + 1 or x + a parameter: fixed too, since zeros would not stay zeros
     flow.added |= {label[0] for labels in inputs for label in labels or [] if label}
     path = list(node.meta["nn_module_stack"])[-1] if node.meta.get("nn_module_stack") else ""
     flow.block_types.add(type(network.get_submodule(path)))

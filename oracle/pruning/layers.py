@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from oracle.errors import MaskError
+
 _SHORTCUT = re.compile(r"(^|[._])(shortcut|downsample|skip)([._]|$)")
 
 
@@ -24,10 +26,17 @@ def prunable_layers(network: nn.Module) -> list[Layer]:
     Prunable: the weight of each Conv2d and Linear and, for MultiheadAttention, its in_proj_weight (or q_, k_ and
     v_proj_weight): Parameters without a Linear of their own. Never biases, norms or embeddings. Inside attention no
     channel has one reader, so its projections have `writes=None` and its out_proj `reads=None`.
+
+    MaskError for a layer whose weight is computed from another tensor, as torch.nn.utils.prune leaves it.
     """
     found: dict[int, tuple[nn.Module, int | None, int | None]] = {}  # keyed by the Parameter's identity
     behind_attention = set()
-    for module in network.modules():
+    for path, module in network.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear) and not isinstance(module.weight, nn.Parameter):
+            raise MaskError(
+                f"the weight of {path!r} is no Parameter but computed from one; remove the parametrization, or what "
+                "torch.nn.utils.prune left (prune.remove), first"
+            )
         match module:
             case nn.MultiheadAttention():
                 behind_attention.add(module.out_proj)

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from oracle.pruning.layers import Layer, is_shortcut, prunable_layers
-from oracle.pruning.scores import Batch, Masks, Scores, Weights
+from oracle.pruning.masks import Masks
+from oracle.pruning.scores import Batch, Scores, Weights
 
 
 @dataclass(slots=True)
@@ -26,7 +27,7 @@ class _Link:
 def lap(network: nn.Module, weights: Weights, masks: Masks, batch: Batch | None) -> Scores:
     """w^2 * |previous layer's row that feeds this input|^2 * |next layer's column that reads this output|^2.
 
-    In float64, from the weights before any of them is pruned (Park et al. 2020, eq. 4).
+    In float64, from the weights before any of them is pruned (Park et al. 2020).
 
     Neighbours are the prunable layers before and after in registration order; projection shortcuts (see `is_shortcut`)
     are not neighbours and get no score, so they stay as they are. A neighbour counts 1 if it is missing or undefined:
@@ -114,7 +115,7 @@ def _by_input(rows: Float[Tensor, "P"], layer: Layer, weight: Float[Tensor, "O I
 def _columns(weight: Float[Tensor, "O I ..."], layer: Layer) -> Float[Tensor, "R"]:
     """Squared norm of all weights that read each channel."""
     squares = weight.double().square().flatten(2).sum(2) if weight.dim() > 2 else weight.double().square()
-    return squares.view(_groups(layer), -1, squares.shape[1]).sum(1).flatten()
+    return squares.reshape(_groups(layer), -1, squares.shape[1]).sum(1).flatten()
 
 
 def _norm_scale(link: _Link, like: Float[Tensor, "O"]) -> Float[Tensor, "O"]:

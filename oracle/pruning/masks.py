@@ -6,7 +6,7 @@ Axes: ... the axes of a layer's weight, C candidates.
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from oracle.errors import MaskError
@@ -18,12 +18,16 @@ Masks = Mapping[str, Bool[Tensor, "..."]]
 def dense_masks(network: nn.Module) -> dict[str, Bool[Tensor, "..."]]:
     """Masks that keep every prunable weight, on the weights' device. MaskError if the network has none."""
     parameters = dict(network.named_parameters())
-    masks = {name: torch.ones_like(parameters[name], dtype=torch.bool) for name in prunable(network)}
+    masks = {name: _all_kept(parameters[name]) for name in prunable(network)}
     if not masks:
         raise MaskError(
             f"{type(network).__name__} has no weight to prune: expected a Conv2d, Linear or MultiheadAttention in it"
         )
     return masks
+
+
+def _all_kept(weight: Float[Tensor, "..."]) -> Bool[Tensor, "..."]:
+    return torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
 
 
 def checked_masks(network: nn.Module, masks: Masks | None) -> dict[str, Bool[Tensor, "..."]]:

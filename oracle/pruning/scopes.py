@@ -1,25 +1,23 @@
 """Among which weights the lowest scores are taken.
 
-Axes: ... the axes of a layer's weight, K kept weights of all layers.
+Axes: ... the axes of a layer's weight.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
-# network, scores, masks of the scored layers, rate -> the masks that change.
-Scope = Callable[
-    [nn.Module, Mapping[str, Float[Tensor, "..."]], Mapping[str, Bool[Tensor, "..."]], float],
-    dict[str, Bool[Tensor, "..."]],
-]
+from oracle.pruning.masks import Masks
+from oracle.pruning.scores import Scores
+
+# network, scores, all masks, rate -> the masks that change.
+Scope = Callable[[nn.Module, Scores, Masks, float], dict[str, Bool[Tensor, "..."]]]
 
 
-def without_lowest(
-    scores: Mapping[str, Float[Tensor, "..."]], masks: Mapping[str, Bool[Tensor, "..."]], rate: float
-) -> dict[str, Bool[Tensor, "..."]]:
-    """The masks less exactly round(rate * R) of the lowest scores among the R kept weights of all given layers.
+def without_lowest(scores: Scores, masks: Masks, rate: float) -> dict[str, Bool[Tensor, "..."]]:
+    """The scored layers' masks less exactly round(rate * R) of the lowest scores among their R kept weights.
 
     Ties go in order: earlier layers first, then lower flat indices. A threshold and a pass over its ties take a
     fraction of a stable sort's time.
@@ -27,12 +25,13 @@ def without_lowest(
     kept = torch.cat([score[masks[name]] for name, score in scores.items()])
     ties_left = num_pruned = round(rate * len(kept))
     if num_pruned == 0:
-        return dict(masks)
+        return {}
     threshold = kept.kthvalue(num_pruned).values
     ties_left -= int((kept < threshold).count_nonzero())
     shrunk = {}
     for name, score in scores.items():
-        mask = masks[name] & (score >= threshold)
+        score = score.to(kept.dtype)  # layers may differ in it, and a rounded threshold would miscount
+        mask = (masks[name] & (score >= threshold)).contiguous()  # weights may be channels_last
         if ties_left:
             ties = (mask & (score == threshold)).flatten().nonzero().squeeze(1)[:ties_left]
             mask.view(-1)[ties] = False
@@ -42,22 +41,12 @@ def without_lowest(
     return shrunk
 
 
-def pooled(
-    network: nn.Module,
-    scores: Mapping[str, Float[Tensor, "..."]],
-    masks: Mapping[str, Bool[Tensor, "..."]],
-    rate: float,
-) -> dict[str, Bool[Tensor, "..."]]:
+def pooled(network: nn.Module, scores: Scores, masks: Masks, rate: float) -> dict[str, Bool[Tensor, "..."]]:
     """Prune round(rate * R) of the R kept weights of all layers together."""
     return without_lowest(scores, masks, rate)
 
 
-def each_layer(
-    network: nn.Module,
-    scores: Mapping[str, Float[Tensor, "..."]],
-    masks: Mapping[str, Bool[Tensor, "..."]],
-    rate: float,
-) -> dict[str, Bool[Tensor, "..."]]:
+def each_layer(network: nn.Module, scores: Scores, masks: Masks, rate: float) -> dict[str, Bool[Tensor, "..."]]:
     """Prune round(rate * R) of the R kept weights of each layer on its own."""
     return {
         name: mask

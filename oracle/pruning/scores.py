@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from oracle.errors import MaskError
+from oracle.pruning.masks import Masks
 
 Batch = tuple[Float[Tensor, "B C H W"], Int[Tensor, "B"]]  # images, labels
 Weights = Mapping[str, Float[Tensor, "..."]]
-Masks = Mapping[str, Bool[Tensor, "..."]]
 Scores = dict[str, Float[Tensor, "..."]]
 Score = Callable[[nn.Module, Weights, Masks, Batch | None], Scores]
 
@@ -54,7 +54,7 @@ def gradient(network: nn.Module, weights: Weights, masks: Masks, batch: Batch | 
 
 
 def lamp(network: nn.Module, weights: Weights, masks: Masks, batch: Batch | None) -> Scores:
-    """w^2 / sum of v^2 over the layer's kept weights v with v^2 >= w^2, in float64 (Lee et al. 2020, eq. 3).
+    """w^2 / sum of v^2 over the layer's kept weights v with v^2 >= w^2, in float64 (Lee et al. 2020).
 
     Equal weights of a layer score equally; the largest scores 1 if it is alone. A layer of zeros scores 0.
 

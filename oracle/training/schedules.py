@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from numpy.typing import NDArray
 
 from oracle.errors import ScheduleError
 from oracle.experiment import Constant, Cosine, Cyclical, Decay, Rex, Schedule, WarmUp
 
-Rates = Float[np.ndarray, "T"]
+Rates = NDArray[np.float64]  # [T]
 
 
 def learning_rates(schedule: Schedule, *, max_lr: float, epochs: int, steps_per_epoch: int) -> Rates:
@@ -32,30 +32,29 @@ def learning_rates(schedule: Schedule, *, max_lr: float, epochs: int, steps_per_
             f"expected at least one epoch of one step, found {epochs} epochs of {steps_per_epoch} steps"
         )
     steps = np.arange(epochs * steps_per_epoch, dtype=np.float64)
-    rates: Rates = SHAPES[schedule.shape](schedule, max_lr, steps, steps_per_epoch)
-    return rates
+    return SHAPES[schedule.shape](schedule, max_lr, steps, steps_per_epoch)
 
 
-def _constant(schedule: Constant, max_lr: float, t: np.ndarray, steps_per_epoch: int) -> Rates:
+def _constant(schedule: Constant, max_lr: float, t: Rates, steps_per_epoch: int) -> Rates:
     return np.full(len(t), max_lr)
 
 
-def _decay(schedule: Decay, max_lr: float, t: np.ndarray, steps_per_epoch: int) -> Rates:
+def _decay(schedule: Decay, max_lr: float, t: Rates, steps_per_epoch: int) -> Rates:
     return max_lr * np.maximum(0.0, 1.0 - t / (schedule.length * len(t)))
 
 
-def _cosine(schedule: Cosine, max_lr: float, t: np.ndarray, steps_per_epoch: int) -> Rates:
+def _cosine(schedule: Cosine, max_lr: float, t: Rates, steps_per_epoch: int) -> Rates:
     warmup = round(schedule.warmup * len(t))
     z = np.maximum(0.0, t - warmup) / max(1, len(t) - warmup)
     return _ramp(t, warmup) * max_lr * 0.5 * (1.0 + np.cos(np.pi * z))
 
 
-def _rex(schedule: Rex, max_lr: float, t: np.ndarray, steps_per_epoch: int) -> Rates:
+def _rex(schedule: Rex, max_lr: float, t: Rates, steps_per_epoch: int) -> Rates:
     z = t / len(t)
     return max_lr * (1.0 - z) / (1.0 - z / 2.0)
 
 
-def _cyclical(schedule: Cyclical, max_lr: float, t: np.ndarray, steps_per_epoch: int) -> Rates:
+def _cyclical(schedule: Cyclical, max_lr: float, t: Rates, steps_per_epoch: int) -> Rates:
     if schedule.low > max_lr:
         raise ScheduleError(f"schedule.low {schedule.low:g} is above max_lr {max_lr:g}: the triangles would hang down")
     step = max(1, round(schedule.step * len(t)))
@@ -64,7 +63,7 @@ def _cyclical(schedule: Cyclical, max_lr: float, t: np.ndarray, steps_per_epoch:
     return schedule.low + (max_lr - schedule.low) * np.maximum(0.0, 1.0 - x)
 
 
-def _warmup(schedule: WarmUp, max_lr: float, t: np.ndarray, steps_per_epoch: int) -> Rates:
+def _warmup(schedule: WarmUp, max_lr: float, t: Rates, steps_per_epoch: int) -> Rates:
     if schedule.warmup_epochs is not None:
         warmup = round(schedule.warmup_epochs * steps_per_epoch)
     else:
@@ -81,12 +80,12 @@ def _warmup(schedule: WarmUp, max_lr: float, t: np.ndarray, steps_per_epoch: int
     return max_lr * _ramp(t, warmup) * 0.1**passed
 
 
-def _ramp(t: np.ndarray, warmup: int) -> np.ndarray:
+def _ramp(t: Rates, warmup: int) -> Rates:
     """min(1, (t + 1) / warmup): the last warm-up step is at the peak."""
     return np.minimum(1.0, (t + 1.0) / warmup) if warmup else np.ones(len(t))
 
 
-SHAPES: Mapping[str, Callable[[Any, float, np.ndarray, int], Rates]] = {
+SHAPES: Mapping[str, Callable[[Any, float, Rates, int], Rates]] = {
     "constant": _constant,
     "decay": _decay,
     "cosine": _cosine,

@@ -1,0 +1,38 @@
+"""What tests share: a tiny experiment that trains in milliseconds, and the data that may be at hand."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from oracle.experiment import Experiment, load_experiment
+
+CIFAR10 = Path(__file__).parents[2] / "shared" / "data" / "cifar10"  # image Parquet, beside a developer's checkout
+
+TINY = (
+    "pruning.cycles=2",
+    "training.epochs=3",
+    "training.batch_size=256",
+    "grid={spacing: explicit, values: [0.02, 0.1, 0.4]}",
+    "seeds=[0, 1]",
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny() -> Callable[..., Experiment]:
+    """digits-mlp cut down to 3 epochs, 3 rates, 2 seeds and 2 cycles; more overrides may follow."""
+    return lambda *overrides: load_experiment("digits-mlp", overrides=[*TINY, *overrides])
+
+
+@pytest.fixture(scope="session")
+def cifar10_parquet() -> Path:
+    """A folder of CIFAR-10 image Parquet; tests that need it are skipped where it is absent."""
+    if not CIFAR10.is_dir():
+        pytest.skip("real CIFAR-10 image Parquet is not beside this checkout")
+    return CIFAR10

@@ -1,0 +1,285 @@
+"""The chain on the local executor: parents, packs, growth of the grid, going on with more."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from oracle.chain import fair_pack_size, plan_packs, run_oracle
+from oracle.data.images import load_images
+from oracle.errors import DivergedError, ExperimentError, FolderError, NetworkError
+from oracle.experiment import Experiment
+from oracle.intervals import find_interval
+from oracle.records import attempts, lineage, read_oracle, read_trials
+from oracle.storage import Folder
+from oracle.training.parents import first_parent, next_parent
+from oracle.watch import Watch
+from oracle.weights import read_winner, winner_name
+
+Tiny = Callable[..., Experiment]
+
+
+def timeless(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows without the times, which are never the same twice."""
+    return [row | {"seconds": None} for row in table.to_pylist()]
+
+
+def trained(out: Path) -> list[tuple[int, int, float]]:
+    """Every (cycle, seed, max_lr) whose training was started from its first epoch, sorted."""
+    starts = [start for start in attempts(Folder(out)) if start["from_epoch"] == 0]
+    return sorted((start["cycle"], start["seed"], max_lr) for start in starts for max_lr in start["candidates"])
+
+
+def test_every_trial_is_trained_once_and_has_a_row(tiny: Tiny, tmp_path: Path) -> None:
+    experiment = tiny()
+    table = run_oracle(experiment, tmp_path, executor="local")
+    expected = sorted((c, s, r) for c in range(3) for s in (0, 1) for r in (0.02, 0.1, 0.4))
+    trials = read_trials(tmp_path).select(["cycle", "seed", "max_lr"]).to_pylist()
+    assert sorted((row["cycle"], row["seed"], row["max_lr"]) for row in trials) == expected
+    assert trained(tmp_path) == expected
+    assert table["cycle"].to_pylist() == [0, 1, 2]
+    assert read_oracle(tmp_path).equals(table)
+    metadata = read_oracle(tmp_path).schema.metadata
+    assert metadata[b"experiment"].decode() == experiment.hash
+    assert metadata[b"pruning_rate"] == b"0.2"
+
+
+def test_a_row_of_the_table_follows_from_the_trials(tiny: Tiny, tmp_path: Path) -> None:
+    table = run_oracle(tiny(), tmp_path, executor="local").to_pylist()
+    trials = read_trials(tmp_path)
+    for row in table:
+        cycle = trials.filter(pa.compute.equal(trials["cycle"], row["cycle"]))
+        assert find_interval(cycle, tolerance=0.005) == row
+
+
+def test_running_again_trains_nothing_and_changes_nothing(tiny: Tiny, tmp_path: Path) -> None:
+    run_oracle(tiny(), tmp_path, executor="local")
+    before, starts = read_trials(tmp_path), trained(tmp_path)
+    table = (tmp_path / "oracle.parquet").read_bytes()
+    run_oracle(tiny(), tmp_path, executor="local")
+    assert read_trials(tmp_path).equals(before)
+    assert trained(tmp_path) == starts
+    assert (tmp_path / "oracle.parquet").read_bytes() == table
+
+
+def test_finished_cycles_keep_one_file_of_rows_and_the_winners_alone(tiny: Tiny, tmp_path: Path) -> None:
+    run_oracle(tiny(), tmp_path, executor="local")
+    names = [name for name in Folder(tmp_path).names() if not name.startswith("attempts/")]
+    chain = read_oracle(tmp_path)["max_lr"].to_pylist()
+    assert names == sorted(
+        ["experiment.yaml", "oracle.parquet", "settings.json"]
+        + [f"trials/cycle={cycle:03d}/merged-{lineage(chain[:cycle])}.parquet" for cycle in range(3)]
+        + [winner_name(cycle, seed) for cycle in range(3) for seed in (0, 1)]
+    )
+
+
+@pytest.mark.parametrize("rewind", ["none", "weights", "reinit"])
+def test_parents_are_pruned_exactly_and_rewound_as_asked(tiny: Tiny, tmp_path: Path, rewind: str) -> None:
+    experiment = tiny(f"pruning.rewind={rewind}")
+    table = run_oracle(experiment, tmp_path, executor="local").to_pylist()
+    prunable = 64 * 64 + 64 * 64 + 64 * 10
+    kept = prunable
+    for row in table:
+        assert row["weights_remaining"] == kept / prunable
+        kept -= round(0.2 * kept)
+    images = load_images(experiment, torch.device("cpu"))
+    first = read_winner(Folder(tmp_path), 0, 1, lineage([]), table[0]["max_lr"])
+    assert first is not None
+    parent = next_parent(experiment, 1, images, cycle=1, winner=first, first=first)
+    source = {
+        "none": first.weights,
+        "weights": first_parent(experiment, 1, images).weights,
+        "reinit": parent.weights,
+    }[rewind]
+    for name, value in parent.weights.items():
+        mask = parent.masks.get(name, torch.ones_like(value, dtype=torch.bool))
+        assert torch.equal(value, torch.where(mask, source[name], 0))
+    if rewind == "reinit":
+        fresh = first_parent(experiment, 1, images).weights
+        assert not torch.equal(parent.weights["1.weight"], torch.where(parent.masks["1.weight"], fresh["1.weight"], 0))
+
+
+def test_weights_go_back_to_the_rewind_step_of_the_first_cycles_winner(tiny: Tiny, tmp_path: Path) -> None:
+    experiment = tiny("pruning.rewind_step=2", "pruning.cycles=1")
+    table = run_oracle(experiment, tmp_path, executor="local").to_pylist()
+    first = read_winner(Folder(tmp_path), 0, 0, lineage([]), table[0]["max_lr"])
+    assert first is not None
+    assert first.rewind is not None
+    images = load_images(experiment, torch.device("cpu"))
+    start = first_parent(experiment, 0, images).weights
+    for name in ("1.weight", "5.bias"):
+        assert not torch.equal(first.rewind[name], start[name])
+        assert not torch.equal(first.rewind[name], first.weights[name])
+    parent = next_parent(experiment, 0, images, cycle=1, winner=first, first=first)
+    assert torch.equal(parent.weights["5.bias"], first.rewind["5.bias"])
+
+
+def test_winners_carry_exact_zeros_where_masks_prune(tiny: Tiny, tmp_path: Path) -> None:
+    table = run_oracle(tiny(), tmp_path, executor="local").to_pylist()
+    chain = [row["max_lr"] for row in table]
+    winner = read_winner(Folder(tmp_path), 2, 0, lineage(chain[:2]), chain[2])
+    assert winner is not None
+    for name, mask in winner.masks.items():
+        assert torch.count_nonzero(winner.weights[name][~mask]) == 0
+    assert sum(int(mask.sum()) for mask in winner.masks.values()) == round(table[2]["weights_remaining"] * 8832)
+
+
+def test_more_cycles_go_on_from_a_finished_folder(tiny: Tiny, tmp_path: Path) -> None:
+    run_oracle(tiny("pruning.cycles=1"), tmp_path / "a", executor="local")
+    starts = trained(tmp_path / "a")
+    grown = run_oracle(tiny(), tmp_path / "a", executor="local")
+    whole = run_oracle(tiny(), tmp_path / "b", executor="local")
+    assert timeless(grown) == timeless(whole)
+    assert trained(tmp_path / "a") == trained(tmp_path / "b")
+    assert starts == [start for start in trained(tmp_path / "a") if start[0] < 2]
+
+
+def test_more_seeds_end_as_if_they_had_been_there_from_the_start(tiny: Tiny, tmp_path: Path) -> None:
+    run_oracle(tiny("seeds=[0]"), tmp_path / "a", executor="local", pack_size=3)
+    grown = run_oracle(tiny("seeds=[0, 1, 2]"), tmp_path / "a", executor="local")
+    whole = run_oracle(tiny("seeds=[0, 1, 2]"), tmp_path / "b", executor="local", pack_size=3)
+    assert timeless(grown) == timeless(whole)
+    assert timeless(read_trials(tmp_path / "a")) == timeless(read_trials(tmp_path / "b"))
+    first = [start for start in trained(tmp_path / "a") if start[:2] == (0, 0)]
+    assert first == [(0, 0, rate) for rate in (0.02, 0.1, 0.4)], "seed 0's dense networks were trained again"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("training.epochs=4", "training.epochs"),
+        ("seeds=[0]", "seeds"),
+        ("pruning.cycles=1", "pruning.cycles"),
+        ("grid.values=[0.02, 0.1, 0.5]", "grid.values"),
+        ("schedule={shape: cosine}", "schedule.shape"),
+    ],
+)
+def test_a_folder_of_another_experiment_is_refused_with_what_differs(
+    tiny: Tiny, tmp_path: Path, change: str, named: str
+) -> None:
+    run_oracle(tiny(), tmp_path, executor="local")
+    before = {name: (tmp_path / name).read_bytes() for name in Folder(tmp_path).names()}
+    with pytest.raises(FolderError, match=named):
+        run_oracle(tiny(change), tmp_path, executor="local")
+    assert before == {name: (tmp_path / name).read_bytes() for name in Folder(tmp_path).names()}
+
+
+def test_a_name_with_dots_is_refused_before_anything_is_written(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match="name"):
+        tiny("name=../outside")
+    with pytest.raises(FolderError, match="outside"):
+        Folder(tmp_path / "in").write("../outside", b"x")
+    assert not (tmp_path / "outside").exists()
+
+
+def test_carry_retrain_ends_with_the_same_bits(tiny: Tiny, tmp_path: Path) -> None:
+    kept = run_oracle(tiny(), tmp_path / "a", executor="local")
+    again = run_oracle(tiny(), tmp_path / "b", executor="local", carry="retrain")
+    assert timeless(kept) == timeless(again)
+    assert len(trained(tmp_path / "b")) > len(trained(tmp_path / "a"))
+    name = winner_name(2, 1)
+    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize("backend", ["plain", "pack"])
+def test_lost_winners_are_trained_once_more_and_nothing_else(tiny: Tiny, tmp_path: Path, backend: Any) -> None:
+    run_oracle(tiny(), tmp_path / "a", executor="local", backend=backend)
+    whole = run_oracle(tiny("pruning.cycles=3"), tmp_path / "b", executor="local", backend=backend)
+    (tmp_path / "a" / winner_name(2, 0)).unlink()
+    (tmp_path / "a" / winner_name(2, 1)).write_bytes(b"not a network")
+    resumed = run_oracle(tiny("pruning.cycles=3"), tmp_path / "a", executor="local", backend=backend)
+    assert timeless(resumed) == timeless(whole)
+    twice = [start for start in trained(tmp_path / "a") if trained(tmp_path / "a").count(start) > 1]
+    assert {start[0] for start in twice} == {2}
+
+
+def test_plain_and_pack_backends_find_the_same_optima_in_float64(tiny: Tiny, tmp_path: Path) -> None:
+    plain = run_oracle(tiny("training.precision=fp64"), tmp_path / "a", executor="local", backend="plain")
+    pack = run_oracle(tiny("training.precision=fp64"), tmp_path / "b", executor="local", backend="pack")
+    for one, other in zip(timeless(plain), timeless(pack), strict=True):
+        assert one.pop("val_loss") == pytest.approx(other.pop("val_loss"), rel=1e-9)  # float64 rounding, 12 steps
+        assert one == other
+
+
+def test_a_run_begun_with_one_backend_is_not_gone_on_with_another(tiny: Tiny, tmp_path: Path) -> None:
+    run_oracle(tiny("pruning.cycles=0"), tmp_path, executor="local", backend="plain")
+    with pytest.raises(FolderError, match="backend: plain there, pack asked for"):
+        run_oracle(tiny(), tmp_path, executor="local", backend="pack")
+    assert run_oracle(tiny(), tmp_path, executor="local").num_rows == 3
+    assert json.loads((tmp_path / "settings.json").read_text())["backend"] == "plain"
+
+
+def test_all_candidates_diverged_stops_with_grid_and_cycle(tiny: Tiny, tmp_path: Path) -> None:
+    experiment = tiny("grid={spacing: explicit, values: [1e6, 1e7]}")
+    with pytest.raises(DivergedError, match=r"cycle 0: every candidate of the grid \[1e\+06, 1e\+07\]"):
+        run_oracle(experiment, tmp_path, executor="local")
+    rows = read_trials(tmp_path).to_pylist()
+    assert [row["outcome"] for row in rows] == ["diverged"] * 4
+    assert [row["val_accuracy"] for row in rows] == [None] * 4
+
+
+def test_one_diverged_candidate_is_a_row_and_never_wins(tiny: Tiny, tmp_path: Path) -> None:
+    table = run_oracle(tiny("grid.values=[0.02, 0.1, 1e7]"), tmp_path, executor="local").to_pylist()
+    assert [row["num_diverged"] for row in table] == [2, 2, 2]
+    assert all(row["hi"] < 1e7 for row in table)
+    assert not any(row["hi_on_edge"] for row in table)
+
+
+def test_the_grid_grows_past_the_edge_until_the_end_is_inside(tiny: Tiny, tmp_path: Path) -> None:
+    low = "grid={spacing: log, low: 1e-4, high: 1e-3, points: 3, extend: true, max_extra: 12}"
+    experiment = tiny(low, "pruning.cycles=1")
+    table = run_oracle(experiment, tmp_path, executor="local").to_pylist()
+    assert all(row["num_candidates"] > 3 for row in table)
+    assert all(not row["hi_on_edge"] for row in table)
+    assert all(row["num_candidates"] <= 15 for row in table)
+    rates = sorted(set(read_trials(tmp_path)["max_lr"].to_pylist()))
+    np.testing.assert_allclose(np.diff(np.log10(rates)), 0.5, rtol=1e-6)  # rates are rounded to ten digits
+
+
+def test_growth_stops_at_its_bound_and_says_so(tiny: Tiny, tmp_path: Path) -> None:
+    said: list[str] = []
+    watch = Watch()
+    watch.says = said.append  # type: ignore[method-assign]
+    low = "grid={spacing: log, low: 1e-6, high: 1e-5, points: 3, extend: true, max_extra: 2}"
+    table = run_oracle(tiny(low, "pruning.cycles=0"), tmp_path, executor="local", watch=watch).to_pylist()
+    assert table[0]["num_candidates"] == 5
+    assert table[0]["hi_on_edge"]
+    assert any("edge" in text for text in said)
+
+
+def test_peaks_train_one_rate_a_cycle(tiny: Tiny, tmp_path: Path) -> None:
+    table = run_oracle(tiny(), tmp_path, executor="local", peaks=[0.05, 0.1, 0.2]).to_pylist()
+    assert [(row["lo"], row["max_lr"], row["hi"]) for row in table] == [(0.05,) * 3, (0.1,) * 3, (0.2,) * 3]
+    with pytest.raises(ExperimentError, match="one max_lr for each of 3 cycles, found 1"):
+        run_oracle(tiny(), tmp_path, executor="local", peaks=[0.05])
+
+
+def test_what_cannot_train_is_refused_before_the_folder_is_made(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match="known ones"):
+        run_oracle(tiny("network.name=resnet-2000"), tmp_path / "a", executor="local")
+    with pytest.raises(ExperimentError, match="rewind_step"):
+        run_oracle(tiny("pruning.rewind_step=1000"), tmp_path / "a", executor="local")
+    assert not (tmp_path / "a").exists()
+
+
+def test_weights_files_of_losers_are_gone_and_rows_name_their_commits(tiny: Tiny, tmp_path: Path) -> None:
+    run_oracle(tiny(), tmp_path, executor="local")
+    assert not list(tmp_path.glob("weights/**/*.safetensors"))
+    commits = read_trials(tmp_path)["commit"].to_pylist()
+    assert {commit.split("-")[0] for commit in commits} == {"c000", "c001", "c002"}
+
+
+@pytest.mark.parametrize(("seeds", "slots"), [(1, 1), (5, 1), (5, 2), (3, 8), (5, 64)])
+@pytest.mark.parametrize("backend", ["plain", "pack"])
+def test_packs_fill_the_slots(seeds: int, slots: int, backend: Any) -> None:
+    size = fair_pack_size(24, seeds, slots, backend)
+    packs = plan_packs(0, [float(rate) for rate in range(1, 25)], range(seeds), "", size)
+    trials = [(pack.seed, rate) for pack in packs for rate in pack.candidates]
+    assert sorted(trials) == [(seed, float(rate)) for seed in range(seeds) for rate in range(1, 25)]
+    assert max(len(pack.candidates) for pack in packs) <= size
+    assert len(packs) >= min(slots, 24 * seeds) or size == 1 or len(packs) * 2 > slots

@@ -1,0 +1,216 @@
+"""The certificate and the exact inner solve, against brute force, scipy and random curves."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog, minimize
+
+from silo_fit.certify import certify, constant_hits
+from silo_fit.curve import SiloCurve, shape
+from silo_fit.feasible import NAMES, explore, solve
+from silo_fit.tables import Intervals
+
+Q, BETA = (0.0, 3.0), (3.0, 6.0)
+
+
+def intervals_of(cycles, lo, best, hi, pruning_rate=0.2):
+    arrays = {name: np.array(values, dtype=float) for name, values in zip(("cycles", "lo", "max_lr", "hi"), (cycles, lo, best, hi), strict=True)}  # fmt: skip  # noqa: E501
+    return Intervals(name="test", **arrays, pruning_rate=pruning_rate)
+
+
+def planted(seed, *, num=12, width=0.2, noise=0.0, pruning_rate=0.2):
+    """Intervals around a SILO curve, with the curve somewhere inside before noise."""
+    rng = np.random.default_rng(seed)
+    curve = SiloCurve(
+        eps=rng.uniform(0.01, 0.05), delta=rng.uniform(0.02, 0.1), q=rng.uniform(*Q), beta=rng.uniform(*BETA),
+        pruning_rate=pruning_rate,
+    )  # fmt: skip
+    cycles = np.sort(rng.choice(2 * num, num, replace=False))
+    best = curve(cycles) * np.exp(noise * rng.normal(size=num))
+    low = rng.uniform(0, 1, num)
+    return curve, intervals_of(cycles, best * (1 - width * low), best, best * (1 + width * (1 - low)), pruning_rate)
+
+
+@st.composite
+def tables(draw):
+    """Tables of every kind: any widths, rising or not, touching, or of no width."""
+    num = draw(st.integers(1, 7))
+    cycles = sorted(draw(st.sets(st.integers(0, 15), min_size=num, max_size=num)))
+    rate = st.integers(1, 12).map(lambda step: step / 100)  # few values, so that ends meet
+    ends = [sorted((draw(rate), draw(rate))) for _ in cycles]
+    best = [low + draw(st.sampled_from((0, 0.5, 1))) * (high - low) for low, high in ends]
+    lo, hi = zip(*ends, strict=True)
+    return intervals_of(cycles, lo, best, hi, draw(st.sampled_from((0.05, 0.2, 0.5, 0.8))))
+
+
+@given(tables(), st.integers(0, 2**31))
+@settings(max_examples=150, deadline=None)
+def test_certificate_is_never_beaten_by_random_curves(table, seed):
+    proof = certify(table, q=Q, beta=BETA)
+    rng = np.random.default_rng(seed)
+    num = 3000
+    q, beta = rng.uniform(*Q, num), rng.uniform(*BETA, num)
+    values = shape(table.cycles, q[:, None], beta[:, None], table.pruning_rate)
+    # Aim each curve at two intervals: through a point of each, where that gives eps, delta >= 0.
+    first, second = rng.integers(0, len(table.cycles), (2, num))
+    targets = [table.lo[at] + rng.choice([0, 0.5, 1], num) * (table.hi - table.lo)[at] for at in (first, second)]
+    rows = np.arange(num)
+    slope = values[rows, second] - values[rows, first]
+    delta = np.divide(targets[1] - targets[0], slope, out=np.zeros(num), where=np.abs(slope) > 1e-9).clip(min=0)
+    eps = (targets[0] - delta * values[rows, first]).clip(min=0)
+    heights = eps[:, None] + delta[:, None] * values
+    hits = ((heights >= table.lo) & (heights <= table.hi)).sum(axis=1)
+    assert hits.max() <= proof.most_hits
+    assert proof.hits <= proof.most_hits
+
+
+def best_subset(table, q, beta):
+    """Most hits for one (q, beta) by asking a linear program about every set of cycles, largest first."""
+    values = shape(table.cycles, q, beta, table.pruning_rate)
+    for size in range(len(values), 0, -1):
+        for members in itertools.combinations(range(len(values)), size):
+            at = list(members)
+            sides = np.column_stack([np.ones(size), values[at]])
+            limits = np.concatenate([table.hi[at], -table.lo[at]])
+            if linprog([0, 0], A_ub=np.vstack([sides, -sides]), b_ub=limits, bounds=[(0, None)] * 2).status == 0:
+                return size
+    return 0
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_hits_for_one_q_and_beta_equal_brute_force(seed):
+    _, table = planted(seed, num=7, width=0.1, noise=0.15)
+    rng = np.random.default_rng(seed)
+    q, beta = rng.uniform(*Q), rng.uniform(*BETA)
+    expected = best_subset(table, q, beta)
+    assert solve(table, q, beta).hits == expected
+    proof = certify(table, q=(q, q), beta=(beta, beta))
+    assert (proof.hits, proof.most_hits) == (expected, expected)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("pruning_rate", [0.1, 0.2, 0.5])
+def test_certificate_is_tight_and_reached(seed, pruning_rate):
+    _, table = planted(seed, num=20, width=0.15, noise=0.1, pruning_rate=pruning_rate)
+    proof = certify(table, q=Q, beta=BETA)
+    assert proof.certified
+    assert solve(table, proof.q, proof.beta).hits == proof.most_hits
+
+
+@pytest.mark.parametrize("width", [0, 1e-6, 0.01, 0.3])
+def test_planted_curve_is_found_whatever_the_width(width):
+    for seed in range(3):
+        _, table = planted(seed, width=width)
+        proof = certify(table, q=Q, beta=BETA)
+        assert (proof.hits, proof.most_hits) == (12, 12)
+
+
+def test_gap_just_beyond_the_tolerance_is_not_hit():
+    """At one cycle's distance q = beta = fixed, two cycles before the rise must share a value."""
+    for gap, hits in ((0.9e-9, 2), (2.2e-9, 1)):  # each interval is forgiven 1e-9 of the largest hi, which is 1
+        table = intervals_of([0, 1], [0.5, 1 - 0.3], [0.6, 0.8], [0.7 - gap, 1], 0.2)
+        proof = certify(table, q=(1, 1), beta=(5, 5))
+        assert proof.most_hits == hits, gap
+
+
+def test_work_that_runs_out_leaves_an_honest_bound():
+    _, table = planted(4, num=30, width=0.02, noise=0.05, pruning_rate=0.05)
+    full = certify(table, q=Q, beta=BETA)
+    short = certify(table, q=Q, beta=BETA, most_events=1)
+    assert full.certified
+    assert not short.certified
+    assert short.hits <= full.hits <= short.most_hits
+
+
+def test_whole_q_never_hits_more_than_real_q():
+    for seed in range(10):
+        _, table = planted(seed, width=0.03)
+        whole, real = (certify(table, q=Q, beta=BETA, whole_q=only) for only in (True, False))
+        assert whole.certified
+        assert whole.hits <= real.hits
+        assert whole.q == int(whole.q)
+
+
+def test_range_without_a_whole_q_has_no_hits_with_one():
+    _, table = planted(0)
+    assert certify(table, q=(0.2, 0.8), beta=BETA, whole_q=True).hits == -1
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_eps_and_delta_are_the_least_squares_in_log_space(seed):
+    """Against scipy, within the region that hits the same cycles."""
+    curve, table = planted(seed, num=8, width=0.25)
+    found = solve(table, curve.q, curve.beta)
+    values = shape(table.cycles, curve.q, curve.beta, 0.2)
+    lo, hi, best = (table.scaled(rates) for rates in (table.lo, table.hi, table.max_lr))
+    assert found.hits == 8
+
+    def loss(point):
+        return float(np.mean(np.log((point[0] + point[1] * values) / best) ** 2))
+
+    limits = [{"type": "ineq", "fun": lambda p: p[0] + p[1] * values - lo}, {"type": "ineq", "fun": lambda p: hi - p[0] - p[1] * values}]  # fmt: skip  # noqa: E501
+    start = np.array([curve.eps, curve.delta]) / table.scale
+    other = minimize(loss, start, bounds=[(0, None)] * 2, constraints=limits, method="SLSQP", options={"ftol": 1e-15})
+    assert found.loss == pytest.approx(loss((found.eps, found.delta)), abs=1e-15)
+    assert found.loss <= other.fun + 1e-9  # what SLSQP reaches, to its own accuracy
+
+
+def test_least_squares_stay_inside_the_intervals_that_are_hit():
+    """The optimum of cycle 5 sits at an end and pulls, but may not pull the curve out of cycle 7's interval."""
+    table = intervals_of([0, 5, 7], [0.02, 0.05, 0.05], [0.03, 0.09, 0.05], [0.04, 0.09, 0.06])
+    found = solve(table, 1.0, 5.0)
+    curve = SiloCurve(eps=found.eps * 0.09, delta=found.delta * 0.09, q=1, beta=5, pruning_rate=0.2)
+    assert found.hits == 3
+    assert ((curve([0, 5, 7]) >= table.lo) & (curve([0, 5, 7]) <= table.hi)).all()  # without any tolerance
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ranges_hold_every_curve_that_is_found_to_hit_as_many(seed):
+    _, table = planted(seed, width=0.2)
+    proof = certify(table, q=Q, beta=BETA)
+    best = explore(table, hits=proof.hits, start=[(proof.q, proof.beta)], q=Q, beta=BETA)
+    rng = np.random.default_rng(seed)
+    num = 0
+    for _ in range(300):
+        at = rng.uniform(*Q), rng.uniform(*BETA)
+        found = solve(table, *at)
+        if found.hits < proof.hits:
+            continue
+        num += 1
+        eps, delta = found.eps * table.scale, found.delta * table.scale
+        values = dict(zip(NAMES, (eps, delta, eps + delta, *at), strict=True))
+        for name, value in values.items():
+            low, high = best.limits(name)
+            slack = 0.01 * ((high or value) - low)  # the search for the extremes is fine, not exact
+            assert low - slack <= value <= (np.inf if high is None else high) + slack, name
+        curve = SiloCurve(eps=eps, delta=delta, q=at[0], beta=at[1], pruning_rate=0.2)
+        low, high = best.band(table.cycles)
+        assert (curve(table.cycles) >= low - 1e-3 * table.scale).all()
+        assert (curve(table.cycles) <= high + 1e-3 * table.scale).all()
+    assert num > 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ends_of_the_ranges_are_reached_by_curves_with_as_many_hits(seed):
+    _, table = planted(seed, width=0.2, noise=0.05)
+    proof = certify(table, q=Q, beta=BETA)
+    best = explore(table, hits=proof.hits, start=[(proof.q, proof.beta)], q=Q, beta=BETA)
+    for name in NAMES:
+        for at in (best.of(name).argmin(), best.of(name).argmax()):
+            values = {field: float(getattr(best, field)[at]) for field in ("eps", "delta", "q", "beta")}
+            assert sum(table.inside(SiloCurve(**values, pruning_rate=0.2))) >= proof.hits
+
+
+def test_delta_has_no_upper_bound_where_no_hit_cycle_has_risen():
+    table = intervals_of([0, 1, 2], [0.03, 0.03, 0.03], [0.04, 0.04, 0.04], [0.05, 0.05, 0.05])
+    best = explore(table, hits=3, start=[(1.0, 5.0)], q=Q, beta=BETA)
+    assert best.limits("delta") == (0, None)
+    assert best.limits("eps")[1] == pytest.approx(0.05, abs=1e-9)
+
+
+def test_constant_hits_are_the_most_that_share_one_value():
+    table = intervals_of([0, 1, 2, 3], [1, 2, 3, 8], [1.5, 2.5, 3.5, 9], [2.5, 4, 5, 10])
+    assert constant_hits(table) == (2, 2.25)
