@@ -180,7 +180,7 @@ class Experiment(_Model):
     optimizer: Optimizer
     training: Training
     grid: MaxLrGrid
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)]
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.005  # fraction of accuracy: half a point
     diagnostics: bool = False
 
@@ -217,7 +217,7 @@ class Experiment(_Model):
 
     def to_yaml(self) -> str:
         """The experiment in the format that `load_experiment` reads."""
-        return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+        return yaml.dump(self.model_dump(mode="json", exclude_defaults=True), Dumper=_Dumper, sort_keys=False)
 
 
 def preset_names() -> list[str]:
@@ -242,9 +242,14 @@ def experiment_from_yaml(text: str, *, where: str = "experiment", overrides: Seq
     for override in overrides:
         _override(fields, override)
     try:
-        return Experiment.model_validate_json(json.dumps(fields, default=str))
+        plain = json.dumps(fields, default=str)
+    except (TypeError, ValueError, RecursionError) as error:  # a key that is a date, an alias to its own parent
+        raise ExperimentError(f"{where}: keys must be words, and no value may hold itself: {error}") from None
+    try:
+        return Experiment.model_validate_json(plain)
     except ValidationError as error:
-        lines = [_explain(detail, fields) for detail in error.errors()]
+        faults = [detail for detail in error.errors() if detail["type"] != "too_short" or not detail["input"]]
+        lines = [_explain(detail, fields) for detail in faults]  # pydantic calls a list of wrong items too short, too
         raise ExperimentError("\n".join(f"{where}: {line}" for line in lines)) from None
 
 
@@ -269,11 +274,11 @@ def _source(name_or_path: str) -> tuple[str, str]:
     path = Path(name_or_path)
     if path.suffix in {".yaml", ".yml"}:
         try:
-            return str(path), path.read_text()
+            return str(path), path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ExperimentError(f"{path}: cannot be read: {error}") from None
     if name_or_path in preset_names():
-        return f"preset {name_or_path}", (_presets() / f"{name_or_path}.yaml").read_text()
+        return f"preset {name_or_path}", (_presets() / f"{name_or_path}.yaml").read_text(encoding="utf-8")
     near = difflib.get_close_matches(name_or_path, preset_names(), n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise ExperimentError(
@@ -303,10 +308,17 @@ _Loader.add_implicit_resolver(
 )
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would not read as text, such as the name 1e5."""
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
 def _parse(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader: builds plain values only
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date in a month 13
         raise ExperimentError(f"{where}: is not YAML: {error}") from None
 
 
@@ -358,8 +370,8 @@ def _explain(detail: Any, fields: Mapping[str, Any]) -> str:
 def _allowed_keys(parents: list[str], fields: Mapping[str, Any], wrong: str) -> str:
     parent = ".".join(parents)
     if parent in _CHOICES:
-        chosen = fields[parent]
-        model = _CHOICES[parent][chosen.get("shape") or chosen.get("name")]
+        selector = {"schedule": "shape", "optimizer": "name"}[parent]
+        model = _CHOICES[parent][fields[parent][selector]]
     else:
         model = _MODELS[parent]
     known = list(model.model_fields)

@@ -4,6 +4,7 @@ Accuracies are compared as exact fractions of correct images, summed over seeds,
 is inclusive: an accuracy n/N read back from a float is the fraction it came from for every N up to a million.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -36,7 +37,8 @@ def find_interval(trials: Any, *, tolerance: float) -> dict[str, Any]:
     `lo` and `hi` are candidates; `holes` counts candidates outside the tolerance between the interval and another
     candidate within it. Standard deviations are over seeds, n - 1; None for one seed.
 
-    Raises DivergedError where no candidate is left, TableError where rows are missing, doubled or of several cycles.
+    Raises DivergedError where no candidate is left, TableError where rows are missing, doubled or of several cycles, or
+    the tolerance is no such fraction.
 
     >>> rows = [dict(cycle=0, seed=0, max_lr=r, outcome="finished", val_accuracy=a, val_loss=1 - a)
     ...         for r, a in [(0.1, 0.90), (0.2, 0.92), (0.3, 0.915), (0.4, 0.91)]]
@@ -44,6 +46,8 @@ def find_interval(trials: Any, *, tolerance: float) -> dict[str, Any]:
     >>> row["lo"], row["max_lr"], row["hi"], row["hi_on_edge"]
     (0.2, 0.2, 0.3, False)
     """
+    if not 0 < tolerance < 1:
+        raise TableError(f"tolerance must be a fraction of accuracy in (0, 1), as 0.005 for half a point, found {tolerance}")
     columns = _columns(trials)
     cycle = _one_cycle(columns)
     candidates, num_seeds = _candidates(columns)
@@ -83,7 +87,8 @@ def _columns(trials: Any) -> dict[str, list[Any]]:
         columns = {name: list(values) for name, values in trials.items()}
     else:
         rows: Sequence[Mapping[str, Any]] = list(trials)
-        columns = {name: [row.get(name) for row in rows] for name in (rows[0] if rows else ())}
+        names = dict.fromkeys(name for row in rows for name in row)
+        columns = {name: [row.get(name) for row in rows] for name in names}
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
         raise TableError(f"trials lack the column {', '.join(missing)}; expected {', '.join(REQUIRED)}")
@@ -109,8 +114,12 @@ def _candidates(columns: Mapping[str, list[Any]]) -> tuple[list[_Candidate], int
         seeds = by_rate.setdefault(float(max_lr), {})
         if seed in seeds:
             raise TableError(f"max_lr {max_lr:g}: seed {seed} is there twice")
-        if outcome != "diverged" and not (accuracy is not None and 0 <= accuracy <= 1):
+        if outcome not in ("finished", "diverged"):
+            raise TableError(f"max_lr {max_lr:g}, seed {seed}: outcome must be finished or diverged, found {outcome!r}")
+        if outcome == "finished" and not (accuracy is not None and 0 <= accuracy <= 1):
             raise TableError(f"max_lr {max_lr:g}, seed {seed}: val_accuracy must be in [0, 1], found {accuracy}")
+        if outcome == "finished" and not (loss is not None and math.isfinite(loss)):
+            raise TableError(f"max_lr {max_lr:g}, seed {seed}: val_loss must be a number, found {loss}")
         seeds[seed] = (outcome, accuracy, loss)
     expected = sorted({seed for seeds in by_rate.values() for seed in seeds})
     candidates = []
@@ -163,5 +172,10 @@ def _at_optimum(columns: Mapping[str, list[Any]], max_lr: float) -> dict[str, fl
         "val_loss": mean("val_loss"),
         "test_accuracy": mean("test_accuracy"),
         "test_accuracy_std": std("test_accuracy"),
-        "seconds": float(np.sum(columns["seconds"])) if "seconds" in columns else None,
+        "seconds": _total(columns["seconds"]) if "seconds" in columns else None,
     }
+
+
+def _total(seconds: Sequence[float | None]) -> float:
+    """The sum of what is known, the same in any order of rows."""
+    return math.fsum(value for value in seconds if value is not None and value == value)

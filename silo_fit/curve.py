@@ -47,8 +47,8 @@ class SiloCurve:
     >>> silo = SiloCurve(eps=0.04, delta=0.06, q=1, beta=5, pruning_rate=0.2)
     >>> silo(0)
     0.04
-    >>> silo([3, 13]).round(5).tolist()
-    [0.04318, 0.09998]
+    >>> silo([3, 5]).round(4).tolist()
+    [0.0432, 0.0917]
     """
 
     eps: float  # max_lr before the rise

@@ -71,10 +71,10 @@ class DeviceImages:
         self._train = _on_device(raw.train_images[kept], raw.train_labels[kept], device)
         self._validation = _on_device(raw.train_images[held_out], raw.train_labels[held_out], device)
         self._test = _on_device(raw.test_images, raw.test_labels, device)
-        pixels = raw.train_images[kept].astype("float32")
-        self._mean = torch.tensor(pixels.mean((0, 2, 3)), dtype=dtype, device=device).view(1, -1, 1, 1)
-        spread = torch.tensor(pixels.std((0, 2, 3)), dtype=dtype, device=device).view(1, -1, 1, 1)
-        self._scale = 1 / spread.clamp(min=1e-6)  # a channel that never changes stays at 0
+        mean, spread = _statistics(self._train.images)
+        self._mean = mean.to(device, dtype).view(1, -1, 1, 1)
+        spread[spread == 0] = 1.0  # a channel that never changes stays at 0
+        self._scale = 1 / spread.to(device, dtype).view(1, -1, 1, 1)
         if self._augment:
             self._padded = F.pad(self._train.images, (CROP_PADDING,) * 4)
             self._rows = torch.arange(height, device=device)
@@ -148,6 +148,19 @@ def load_images(experiment: Experiment, device: torch.device, raw: RawImages | N
             f"to train on ({data.validation} are kept for validation)"
         )
     return images
+
+
+def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel of uint8 [N, C, H, W]: float64 [C], exact, from counts of the 256 levels.
+
+    A float32 sum stops growing at 2**24 levels: on CIFAR-10 it gives a mean of 93 for 125.
+    """
+    counts = torch.stack([images[:, channel].flatten().bincount(minlength=256) for channel in range(images.shape[1])])
+    shares = counts.cpu().double() / (images.numel() // images.shape[1])
+    levels = torch.arange(256, dtype=torch.float64)
+    mean = shares @ levels
+    variance = (shares * (levels - mean[:, None]) ** 2).sum(1)
+    return mean, variance.sqrt()
 
 
 def _on_device(images: object, labels: object, device: torch.device) -> _Set:

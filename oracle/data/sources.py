@@ -34,6 +34,8 @@ class RawImages:
 
 def load_raw(data: Data) -> RawImages:
     """Read a data set whole. Raises DataError, saying what is missing and where it belongs."""
+    if data.source not in SOURCES:
+        raise DataError(f"data.source {data.source} cannot be read whole; these can: {', '.join(SOURCES)}")
     return SOURCES[data.source](data)
 
 
@@ -59,7 +61,7 @@ def _cifar(data: Data) -> RawImages:
     root = Path(data.path or DEFAULT_ROOT).expanduser()
     num_classes = {"cifar10": 10, "cifar100": 100}[data.source]
     if root.is_file() or any(root.rglob("*.parquet")):
-        raw = _parquet(data)
+        raw = _parquet(data.model_copy(update={"path": str(root)}))
         if raw.num_classes != num_classes:
             raise DataError(f"{root}: {data.source} has {num_classes} classes, found {raw.num_classes} labels")
         return raw
@@ -98,6 +100,8 @@ def _parquet(data: Data) -> RawImages:
     root = Path(data.path).expanduser()
     if root.is_file():
         images, labels, names = _read_shards([root], data.resolution)
+        if len(labels) < 5:
+            raise DataError(f"{root}: every fifth image is kept for the test set, but there are only {len(labels)}")
         test = np.arange(len(labels)) % 5 == 4
         parts = (images[~test], labels[~test], images[test], labels[test])
     else:
@@ -183,7 +187,7 @@ def _decode(column: Any, file: Path, resolution: int | None) -> np.ndarray:
             if resolution is not None and image.size != (resolution, resolution):
                 image = image.resize((resolution, resolution), Image.Resampling.BILINEAR)
             pixels = np.asarray(image)
-        except (KeyError, TypeError, OSError) as error:
+        except Exception as error:  # broken images raise almost anything: OSError, SyntaxError, ValueError, ...
             raise DataError(f"{file}: row {row}: the image cannot be decoded: {error}") from None
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
@@ -192,7 +196,8 @@ def _decode(column: Any, file: Path, resolution: int | None) -> np.ndarray:
     shapes = {image.shape for image in decoded}
     if len(shapes) != 1:
         found = ", ".join(str(shape) for shape in sorted(shapes)[:4]) or "no rows"
-        raise DataError(f"{file}: images must be of one shape, found {found}; data.resolution resizes them")
+        hint = "; data.resolution resizes them" if len({shape[1:] for shape in shapes}) > 1 else ""
+        raise DataError(f"{file}: images must be of one shape (channels, height, width), found {found}{hint}")
     return np.stack(decoded)
 
 
