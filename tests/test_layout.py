@@ -1,0 +1,192 @@
+"""Who imports whom: read from the source, lazy imports and `if TYPE_CHECKING` included, and from fresh interpreters."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("search_spaces", "oracle", "silo_fit")  # each imports only itself and those before it
+
+# Every file of oracle/, from what knows nothing to what knows all: each imports only from those above it.
+ORACLE = """
+    oracle
+    oracle.errors
+    oracle.experiment
+    oracle.keys
+    oracle.storage
+    oracle.records
+    oracle.intervals
+    oracle.data
+    oracle.data.sources
+    oracle.data.images
+    oracle.networks.fit
+    oracle.networks.initialise
+    oracle.networks.mlp
+    oracle.networks.alexnet
+    oracle.networks.vgg
+    oracle.networks.densenet
+    oracle.networks.mobilenet
+    oracle.networks.resnet
+    oracle.networks.resnet_cifar
+    oracle.networks.vit
+    oracle.networks
+    oracle.pruning.layers
+    oracle.pruning.masks
+    oracle.pruning.scores
+    oracle.pruning.scopes
+    oracle.pruning.lookahead
+    oracle.pruning.filters
+    oracle.pruning.rewind
+    oracle.pruning
+    oracle.pretrained
+    oracle.training.schedules
+    oracle.training.optimizers
+    oracle.training.loop
+    oracle.training.plain
+    oracle.training.packs
+    oracle.training.parents
+    oracle.training
+    oracle.weights
+    oracle.work
+    oracle.watch
+    oracle.local
+    oracle.search
+    oracle.chain
+    oracle.plan
+    oracle.live
+    oracle.picture
+    oracle.cli
+    oracle.__main__
+""".split()
+
+RAY = {"oracle.search"}
+UNPICKLERS = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+
+
+def source_files() -> Iterator[tuple[str, Path]]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+FILES = dict(source_files())
+TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in FILES.items()}
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Every module that a file names in an import, wherever it stands; `from a import b` as a.b where that is a file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import on line {node.lineno}"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in FILES else str(node.module)
+
+
+IMPORTS = {module: set(imported(tree)) for module, tree in TREES.items()}
+OWN = {module: {name for name in names if name.split(".")[0] in PACKAGES} for module, names in IMPORTS.items()}
+
+
+def run_python(code: str) -> str:
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_the_walk_finds_lazy_and_type_checking_imports():
+    text = "if TYPE_CHECKING:\n    import a\ndef f():\n    from oracle import errors\n    from b.c import d\n"
+    assert set(imported(ast.parse(text))) == {"a", "oracle.errors", "b.c"}
+
+
+def test_every_own_import_is_of_a_file_that_is_there():
+    assert {name for names in OWN.values() for name in names} <= set(FILES)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_import_only_leftwards(package):
+    allowed = PACKAGES[: PACKAGES.index(package) + 1]
+    wrong = [
+        f"{module} imports {name}"
+        for module in FILES
+        if module.split(".")[0] == package
+        for name in OWN[module]
+        if name.split(".")[0] not in allowed
+    ]
+    assert not wrong
+
+
+def test_every_file_of_oracle_has_its_place_in_the_order():
+    assert sorted(ORACLE) == sorted(module for module in FILES if module.split(".")[0] == "oracle")
+
+
+def test_files_of_oracle_import_only_from_those_above():
+    wrong = [
+        f"{module} imports {name}, which is below it"
+        for index, module in enumerate(ORACLE)
+        for name in OWN[module]
+        if name in ORACLE[index:]
+    ]
+    assert not wrong
+
+
+def test_no_circles():
+    graphlib.TopologicalSorter(OWN).prepare()  # raises CycleError, naming the circle
+
+
+def test_no_import_is_hidden_from_this_test():
+    calls = [ast.unparse(n.func) for tree in TREES.values() for n in ast.walk(tree) if isinstance(n, ast.Call)]
+    assert not {"__import__", "exec", "eval", "import_module", "importlib.import_module"} & set(calls)
+
+
+def test_ray_is_imported_in_its_one_place():
+    assert {module for module, names in IMPORTS.items() if any(n.split(".")[0] == "ray" for n in names)} == RAY
+
+
+def test_optuna_is_imported_in_silo_fit_alone():
+    users = {module for module, names in IMPORTS.items() if any(n.split(".")[0] == "optuna" for n in names)}
+    assert users
+    assert {module.split(".")[0] for module in users} == {"silo_fit"}
+
+
+def test_the_oracle_never_hears_of_silo():
+    assert not [module for module in OWN if module.startswith("oracle") and "search_spaces.silo" in OWN[module]]
+
+
+def test_nothing_is_unpickled():
+    assert not {m: names & UNPICKLERS for m, names in IMPORTS.items() if {n.split(".")[0] for n in names} & UNPICKLERS}
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module in {"torch", "numpy", "pandas"}:
+                assert not {"load", "read_pickle"} & {alias.name for alias in node.names}, module
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                called = ast.unparse(node.func)
+                assert node.func.attr != "read_pickle", module
+                assert keywords.get("allow_pickle", "False") == "False", module
+                if called == "torch.load":
+                    assert keywords.get("weights_only") == "True", f"{module} line {node.lineno}"
+
+
+def test_packages_load_nothing_heavy():
+    heavy = ("torch", "ray", "optuna", "sklearn", "torchvision", "matplotlib", "pandas")
+    code = f"import sys, search_spaces, oracle, silo_fit; print([name for name in {heavy} if name in sys.modules])"
+    assert run_python(code) == "[]"
+
+
+def test_the_chain_and_training_need_neither_ray_nor_optuna():
+    # None in sys.modules makes any import of that name an ImportError.
+    code = "import sys; sys.modules['ray'] = sys.modules['optuna'] = None; import oracle.chain, oracle.training"
+    assert run_python(code + "; print('torch' in sys.modules)") == "True"
+
+
+def test_fitting_loads_neither_torch_nor_ray():
+    code = "import sys, silo_fit.fit, oracle.errors; print([name for name in ('torch', 'ray') if name in sys.modules])"
+    assert run_python(code) == "[]"

@@ -1,0 +1,251 @@
+"""The Ray executor on real clusters: one of the process's own, and several nodes started by hand."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from faults import (
+    SLOW,
+    alive,
+    checkpointed,
+    descendants,
+    finish,
+    kill,
+    rows_there,
+    start,
+    started_since,
+    timeless,
+    until,
+)
+
+from oracle.chain import run_oracle
+from oracle.errors import ClusterError, FolderError
+from oracle.experiment import load_experiment
+from oracle.records import attempts, read_oracle, read_trials
+from oracle.storage import Folder
+
+TWO_SLOTS = ("--slots", "2", "--pack-size", "3")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The slow run, in peace and without Ray."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    run_oracle(load_experiment("digits-mlp", overrides=SLOW), out, executor="local", pack_size=3)
+    return out
+
+
+def test_ray_ends_with_the_bits_of_the_local_executor_and_leaves_nothing_behind(
+    tmp_path: Path, undisturbed: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    process = start(tmp_path / "out", *TWO_SLOTS, env={"HOME": str(home)})
+    below = until(lambda: len(descendants(process.pid)) > 3 and descendants(process.pid), "Ray's processes")
+    printed = finish(process)
+    assert timeless(read_oracle(tmp_path / "out")) == timeless(read_oracle(undisturbed))
+    assert timeless(read_trials(tmp_path / "out")) == timeless(read_trials(undisturbed))
+    assert list(home.iterdir()) == [], "something was written into the home folder"
+    until(lambda: not alive(below), "the end of Ray's processes", seconds=20)
+    assert "oracle.parquet" in printed
+    assert not [word for word in ("INFO", "WARNING", "usage stat", "Trial status") if word in printed], printed
+    workers = {attempt["pid"] for attempt in attempts(Folder(tmp_path / "out"))}
+    assert len(workers) >= 2, "one worker did all"
+    assert process.pid not in workers
+
+
+def test_worker_killed_twice_in_mid_pack_ends_with_the_same_bits(tmp_path: Path, undisturbed: Path) -> None:
+    process = start(tmp_path, *TWO_SLOTS)
+    killed: list[int] = []
+    for _ in range(2):
+
+        def training_and_checkpointed() -> int | None:
+            """A worker not killed yet that has begun, or gone on with, a pack whose checkpoint is there."""
+            held = {Path(name).stem for name in checkpointed(tmp_path)}
+            for attempt in attempts(Folder(tmp_path)):
+                if attempt["pid"] not in killed and attempt["commit"] in held and psutil.pid_exists(attempt["pid"]):
+                    return int(attempt["pid"])
+            return None
+
+        pid = until(training_and_checkpointed, "a worker in mid-pack")
+        os.kill(pid, signal.SIGKILL)
+        killed.append(pid)
+    finish(process)
+    assert len(set(killed)) == 2
+    assert timeless(read_oracle(tmp_path)) == timeless(read_oracle(undisturbed))
+    assert timeless(read_trials(tmp_path)) == timeless(read_trials(undisturbed))
+    resumed = [attempt for attempt in attempts(Folder(tmp_path)) if attempt["from_epoch"] > 0]
+    assert {attempt["pid"] for attempt in resumed}, "no worker went on from a checkpoint"
+
+
+def test_driver_killed_in_mid_pack_takes_its_cluster_along_and_can_be_run_again(
+    tmp_path: Path, undisturbed: Path
+) -> None:
+    process = start(tmp_path, *TWO_SLOTS)
+    until(lambda: checkpointed(tmp_path), "a checkpoint")
+    below = descendants(process.pid)
+    assert len(below) > 3
+    kill(process)
+    until(lambda: not alive(below), "the end of Ray's processes", seconds=60)
+    moment, done = time.time(), rows_there(tmp_path)
+    finish(start(tmp_path, *TWO_SLOTS))
+    assert timeless(read_oracle(tmp_path)) == timeless(read_oracle(undisturbed))
+    assert not done & started_since(tmp_path, moment)
+
+
+def test_what_a_worker_refuses_is_said_once_by_the_driver(tmp_path: Path) -> None:
+    (tmp_path / "trials").write_text("a file where a folder should be")
+    experiment = load_experiment("digits-mlp", overrides=[*SLOW, "training.epochs=2"])
+    with pytest.raises(FolderError, match=r"trials/cycle=000/.*cannot be written"):
+        run_oracle(experiment, tmp_path, executor="ray", slots=2)
+    starts = [attempt["commit"] for attempt in attempts(Folder(tmp_path))]
+    assert len(starts) == len(set(starts)), "a refusal was tried again"
+
+
+def test_no_cluster_at_the_address_is_said_within_seconds(tmp_path: Path) -> None:
+    experiment = load_experiment("digits-mlp", overrides=SLOW)
+    before = time.monotonic()
+    with pytest.raises(ClusterError, match=r"no Ray cluster answers at 127\.0\.0\.1:1"):
+        run_oracle(experiment, tmp_path, executor="ray", address="127.0.0.1:1")
+    assert time.monotonic() - before < 20  # Ray itself would block for 81 s
+    for address, way_out in [("ray://head:10001", "ray job submit"), ("nowhere", "HOST:PORT")]:
+        with pytest.raises(ClusterError, match=way_out):
+            run_oracle(experiment, tmp_path, executor="ray", address=address)
+
+
+# Several nodes: raylets of this machine, joined by a token.
+
+
+def _ray(*arguments: str, env: dict[str, str]) -> list[str]:
+    return [
+        "env",
+        *(f"{name}={value}" for name, value in env.items()),
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        *arguments,
+    ]
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """A head node with one core, guarded by a token: its address, and the environment to join it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    files = Path("/tmp") / f"ray-head-{port}"  # short: Ray keeps sockets there
+    env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5" * 32, "RAY_USAGE_STATS_ENABLED": "0"}
+    options = [
+        "--head",
+        f"--port={port}",
+        "--num-cpus=1",
+        "--include-dashboard=false",
+        f"--temp-dir={files}",
+        "--block",
+    ]
+    process = subprocess.Popen(
+        _ray("start", *options, env=env), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        until(lambda: _listens(port), "the head node")
+        yield f"127.0.0.1:{port}", env
+    finally:
+        _end(process)
+        shutil.rmtree(files, ignore_errors=True)
+
+
+def _join(address: str, env: dict[str, str], *before: str) -> subprocess.Popen[bytes]:
+    options = [f"--address={address}", "--num-cpus=1", "--block"]
+    return subprocess.Popen(
+        [*before, *_ray("start", *options, env=env)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a node and all below it, by their ids."""
+    below = descendants(process.pid) if process.poll() is None else []
+    for each in [psutil.Process(process.pid), *below] if process.poll() is None else below:
+        if each.is_running():
+            each.kill()
+    process.wait(timeout=30)
+
+
+def _nodes(address: str, env: dict[str, str]) -> int:
+    """Nodes alive, asked in another process: a driver keeps the mode that it first connected with."""
+    code = f"import ray; ray.init('{address}', logging_level='error'); print(sum(n['Alive'] for n in ray.nodes()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | env)
+    return int(done.stdout or 0)
+
+
+def test_a_search_runs_over_two_nodes_and_outlives_the_loss_of_one(
+    tmp_path: Path, head: tuple[str, dict[str, str]], undisturbed: Path
+) -> None:
+    address, env = head
+    node = _join(address, env)
+    try:
+        until(lambda: _nodes(address, env) == 2, "the second node")
+        process = start(tmp_path / "out", "--address", address, "--pack-size", "3", env=env)
+
+        def both_train() -> bool:
+            below = {child.pid for child in descendants(node.pid)}
+            pids = {attempt["pid"] for attempt in attempts(Folder(tmp_path / "out"))}
+            return bool(pids & below) and bool(pids - below) and len(checkpointed(tmp_path / "out")) == 2
+
+        until(both_train, "packs on both nodes")
+        lost = {child.pid for child in descendants(node.pid)}
+        _end(node)
+        finish(process)
+    finally:
+        _end(node)
+    assert timeless(read_oracle(tmp_path / "out")) == timeless(read_oracle(undisturbed))
+    begun = [attempt for attempt in attempts(Folder(tmp_path / "out")) if attempt["pid"] in lost]
+    went_on = [it["commit"] for it in attempts(Folder(tmp_path / "out")) if it["pid"] not in lost]
+    assert any(attempt["commit"] in went_on for attempt in begun), "no pack of the lost node went on elsewhere"
+
+
+def test_a_node_that_cannot_write_the_folder_is_named(tmp_path: Path, head: tuple[str, dict[str, str]]) -> None:
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("a node with a file system of its own needs root and unshare")
+    address, env = head
+    out = tmp_path / "out"
+    out.mkdir()
+    hide = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o ro tmpfs {out} && exec "$@"', "sh"]
+    if subprocess.run([*hide, "true"], capture_output=True).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    node = _join(address, env, *hide)
+    try:
+        until(lambda: _nodes(address, env) == 2, "the second node")
+        process = start(out, "--address", address, env=env)
+        printed, _ = process.communicate(timeout=120)
+    finally:
+        _end(node)
+    assert process.returncode == 2
+    assert "every node must be able to write" in printed
+    assert f"node {socket.gethostname()}" in printed
+    assert "Traceback" not in printed
+    assert not list(out.glob("trials/**/*.parquet"))
+
+
+def test_a_cluster_with_a_token_is_not_joined_without_one(tmp_path: Path, head: tuple[str, dict[str, str]]) -> None:
+    address, _ = head
+    process = start(tmp_path, "--address", address, env={"HOME": str(tmp_path)})
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, printed
+    assert "RAY_AUTH_TOKEN" in printed
+    assert "Traceback" not in printed
