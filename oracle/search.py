@@ -11,8 +11,9 @@ import functools
 import io
 import os
 import secrets
-import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ from ray import tune
 from ray.tune import Callback, FailureConfig, RunConfig, Stopper, TuneConfig, Tuner
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from oracle import errors
+from oracle import errors, guard
 from oracle.data.images import Images, load_images
 from oracle.data.sources import RawImages
 from oracle.errors import ClusterError, Error, FolderError
@@ -65,6 +66,7 @@ class RayExecutor:
         """
         self._files = Path(tempfile.mkdtemp(prefix="oracle-"))
         self._ours = address in {None, "local"}
+        self._guard = _start_guard(self._files)
         try:
             _connect(address, slots, self._files)
             resources = ray.cluster_resources()
@@ -81,7 +83,12 @@ class RayExecutor:
             raise
 
     def prove_folder(self, folder: Folder) -> None:
-        """Let every node write into `folder` and read what the driver wrote. ClusterError names the one that cannot."""
+        """Let every node write into `folder` and read what the driver wrote. ClusterError names the one that cannot.
+
+        A cluster of our own has one node, this machine, and the driver has written there already.
+        """
+        if self._ours:
+            return
         token = secrets.token_hex(8)
         folder.write(f"nodes/{token}.driver", token.encode())
         nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
@@ -160,7 +167,8 @@ class RayExecutor:
     def close(self) -> None:
         """Leave the cluster; one of our own ends, and its files go."""
         ray.shutdown()
-        shutil.rmtree(self._files, ignore_errors=True)
+        os.environ.pop(guard.MARK, None)
+        self._guard.communicate()  # closes its input: it cleans up
 
 
 _ERRORS: dict[str, type[Error]] = {
@@ -227,6 +235,14 @@ def _probe(folder: Folder, token: str, node: str) -> str | None:
     except FolderError as error:
         return str(error)
     return None
+
+
+def _start_guard(files: Path) -> subprocess.Popen[bytes]:
+    """A process that cleans up however this one ends; all that is started from now on carries its mark."""
+    mark = secrets.token_hex(16)
+    started = subprocess.Popen([sys.executable, "-S", "-E", guard.__file__, mark, str(files)], stdin=subprocess.PIPE)
+    os.environ[guard.MARK] = mark
+    return started
 
 
 def _connect(address: str | None, slots: int | None, files: Path) -> None:

@@ -19,6 +19,7 @@ from silo_fit.tables import read_intervals
 app = typer.Typer(
     name="silo-fit",
     help="From an Oracle's intervals to SILO's curve, with a proof of how many intervals any curve can hit.",
+    epilog="Example: silo-fit fit paper:resnet20",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -35,13 +35,15 @@ PARAMETERS = {"eps": "eps", "delta": "delta", "top": "eps + delta", "q": "q", "b
 
 
 def find_trials(source: str) -> "pyarrow.Table | None":
-    """Read the trials of a search's folder; None where there are none."""
+    """Read the trials of a search's folder, or of the folder of its oracle.parquet; None where there are none."""
     from oracle.records import read_trials
 
-    if source.startswith("paper:") or source.endswith((".csv", ".parquet")):
+    folder, _, name = source.rpartition("/")
+    own = name == "oracle.parquet"
+    if source.startswith("paper:") or (source.endswith((".csv", ".parquet")) and not own):
         return None
     try:
-        trials = read_trials(source)
+        trials = read_trials((folder or ".") if own else source)
     except FolderError:
         return None  # a folder with an oracle.parquet and nothing else is a table
     return trials if trials.num_rows else None

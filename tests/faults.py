@@ -91,7 +91,14 @@ def timeless(table: pa.Table) -> list[dict[str, Any]]:
 
 def alive(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
     """Those that still run; a zombie waits only for its parent to notice."""
-    return [it for it in processes if it.is_running() and it.status() != psutil.STATUS_ZOMBIE]
+    return [it for it in processes if it.is_running() and _status(it) not in {None, psutil.STATUS_ZOMBIE}]
+
+
+def _status(process: psutil.Process) -> str | None:
+    try:
+        return str(process.status())
+    except psutil.NoSuchProcess:
+        return None
 
 
 def descendants(pid: int) -> list[psutil.Process]:

@@ -384,7 +384,10 @@ def test_differences_name_the_fields_and_both_values():
 
 @pytest.mark.parametrize(
     ("cycles", "grid", "seeds", "trainings"),
-    [(12, "{low: 1e-3, high: 1, points: 24}", [0, 1, 2, 3, 4], 13 * 24 * 5), (0, "{low: 1, high: 1, points: 1}", [3], 1)],
+    [
+        (12, "{low: 1e-3, high: 1, points: 24}", [0, 1, 2, 3, 4], 13 * 24 * 5),
+        (0, "{low: 1, high: 1, points: 1}", [3], 1),
+    ],
 )
 def test_trainings_are_cycles_plus_one_times_candidates_times_seeds(cycles, grid, seeds, trainings):
     assert read(f"pruning.cycles={cycles}", f"grid={grid}", f"seeds={seeds}").num_trainings == trainings

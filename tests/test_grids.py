@@ -21,9 +21,7 @@ def grids(draw, extend=False):
     max_extra = draw(st.integers(1, 12))
     if spacing == "explicit":
         rates = draw(st.lists(st.integers(1, 10_000), min_size=2, max_size=20, unique=True).map(sorted))
-        return MaxLrGrid(
-            spacing=spacing, values=[rate / 10_000 for rate in rates], extend=extend, max_extra=max_extra
-        )
+        return MaxLrGrid(spacing=spacing, values=[rate / 10_000 for rate in rates], extend=extend, max_extra=max_extra)
     low = draw(st.floats(1e-6, 1))
     high = low * draw(st.floats(1.01, 1e4))
     points = draw(st.integers(2, 60))

@@ -27,7 +27,9 @@ def rates(shape, *, peak=PEAK, epochs=EPOCHS, steps=STEPS, **fields):
 
 
 def test_every_shape_of_the_format_has_its_formula():
-    shapes = {option["properties"]["shape"]["const"] for option in TypeAdapter(Schedule).json_schema()["$defs"].values()}
+    shapes = {
+        option["properties"]["shape"]["const"] for option in TypeAdapter(Schedule).json_schema()["$defs"].values()
+    }
     assert shapes == set(SHAPES)
 
 

@@ -1,0 +1,238 @@
+"""A run's folder: a file is whole or not there, names stay inside, and what cannot be done says why."""
+
+import errno
+import itertools
+import os
+import pickle
+import threading
+from pathlib import Path
+
+import pyarrow.fs
+import pytest
+
+from oracle.errors import Error, FolderError
+from oracle.storage import Folder
+
+
+class Bucket(pyarrow.fs.FileSystemHandler):
+    """An object store in memory: flat keys, no folders, an object appears when its stream is closed."""
+
+    def __init__(self):
+        self.objects = {}
+
+    def get_type_name(self):
+        return "bucket"
+
+    def open_input_file(self, path):
+        if path not in self.objects:
+            raise FileNotFoundError(errno.ENOENT, "no such key", path)
+        return pyarrow.PythonFile(pyarrow.BufferReader(self.objects[path]), mode="r")
+
+    def open_output_stream(self, path, metadata):
+        bucket = self
+
+        class Put:
+            closed = False
+            content = b""
+
+            def write(self, part):
+                self.content += bytes(part)
+
+            def close(self):
+                if not self.closed:
+                    self.closed = True
+                    bucket.objects[path] = self.content
+
+            def flush(self):
+                pass
+
+        return pyarrow.PythonFile(Put(), mode="w")
+
+    def get_file_info(self, paths):
+        types = {True: pyarrow.fs.FileType.File, False: pyarrow.fs.FileType.NotFound}
+        return [pyarrow.fs.FileInfo(path, types[path in self.objects]) for path in paths]
+
+    def get_file_info_selector(self, selector):
+        assert selector.recursive
+        assert selector.allow_not_found
+        below = f"{selector.base_dir}/"
+        return [pyarrow.fs.FileInfo(p, pyarrow.fs.FileType.File) for p in self.objects if p.startswith(below)]
+
+    def delete_file(self, path):
+        if self.objects.pop(path, None) is None:
+            raise FileNotFoundError(errno.ENOENT, "no such key", path)
+
+    def delete_dir_contents(self, path, missing_dir_ok):
+        assert missing_dir_ok
+        self.objects = {key: value for key, value in self.objects.items() if not key.startswith(f"{path}/")}
+
+    def _unused(self, *args):
+        raise NotImplementedError
+
+    copy_file = create_dir = delete_dir = delete_root_dir_contents = move = normalize_path = _unused
+    open_append_stream = open_input_stream = _unused
+
+
+@pytest.fixture(params=["local", "remote"])
+def folder(request, tmp_path, monkeypatch):
+    if request.param == "local":
+        return Folder(tmp_path / "run")
+    folder = Folder("mock:///bucket/run")
+    folder._remote = pyarrow.fs.PyFileSystem(Bucket())
+    return folder
+
+
+def test_what_is_written_is_read(folder):
+    assert folder.read("a/b.bin") is None
+    folder.write("a/b.bin", b"one\x00")
+    assert folder.read("a/b.bin") == b"one\x00"
+    folder.write("a/b.bin", b"two")
+    assert folder.read("a/b.bin") == b"two"
+    folder.write("empty", b"")
+    assert folder.read("empty") == b""
+
+
+def test_names_are_sorted_and_relative_and_below_a_folder(folder):
+    assert folder.names() == folder.names("a") == []
+    for name in ("b.txt", "a/2.txt", "a/10.txt", "a/deep/er.txt", "ab/x.txt"):
+        folder.write(name, b"")
+    assert folder.names() == ["a/10.txt", "a/2.txt", "a/deep/er.txt", "ab/x.txt", "b.txt"]
+    assert folder.names("a") == ["a/10.txt", "a/2.txt", "a/deep/er.txt"]  # not ab
+
+
+def test_deleting_what_is_not_there_is_fine(folder):
+    folder.delete("a/b.txt")
+    folder.delete_below("a")
+    for name in ("a/1", "a/b/2", "ab/3"):
+        folder.write(name, b"")
+    folder.delete("a/1")
+    assert folder.names() == ["a/b/2", "ab/3"]
+    folder.delete_below("a")
+    assert folder.names() == ["ab/3"]
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "a/../../x", "a/..", "/etc/passwd", "a/../b"])
+@pytest.mark.parametrize("method", ["read", "write", "delete", "delete_below", "names"])
+def test_a_name_that_leaves_the_folder_is_refused(folder, method, name):
+    arguments = (name, b"x") if method == "write" else (name,)
+    with pytest.raises(FolderError, match="would lie outside"):
+        getattr(folder, method)(*arguments)
+    assert folder.names() == []
+
+
+def test_names_with_dots_that_stay_inside_are_fine(folder):
+    folder.write("a/..b/c...d", b"x")
+    assert folder.names() == ["a/..b/c...d"]
+
+
+@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, step, error):
+    folder = Folder(tmp_path)
+    folder.write("a/b.txt", b"old")
+    happened = []
+
+    def fail(*args, **kwargs):
+        happened.append(args)
+        if step == "write_bytes":
+            with open(args[0], "wb") as file:
+                file.write(b"ne")
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((Path, "write_bytes") if step == "write_bytes" else (os, "replace")), fail)
+        with pytest.raises(FolderError if isinstance(error, OSError) else KeyboardInterrupt):
+            folder.write("a/b.txt", b"new")
+    assert happened
+    assert folder.read("a/b.txt") == b"old"
+    assert os.listdir(tmp_path / "a") == ["b.txt"]
+
+
+def test_a_half_written_file_of_a_killed_process_is_not_listed(tmp_path):
+    folder = Folder(tmp_path)
+    folder.write("a/b.txt", b"x")
+    (tmp_path / "a" / ".c.txt.0123.partial").write_bytes(b"half")
+    assert folder.names() == ["a/b.txt"]
+
+
+def test_a_reader_sees_the_old_file_or_the_new_one_and_nothing_between(tmp_path):
+    folder, contents = Folder(tmp_path), [bytes([value]) * 300_000 for value in range(2)]
+    folder.write("a", contents[0])
+    stop = threading.Event()
+
+    def write():
+        for content in itertools.cycle(contents):
+            folder.write("a", content)
+            if stop.is_set():
+                return
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        seen = [folder.read("a") for _ in range(300)]
+    finally:
+        stop.set()
+        writer.join()
+    assert set(seen) <= set(contents)
+
+
+def test_a_full_disk_says_what_to_do(tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(FolderError, match="the disk is full") as caught:
+        Folder(tmp_path).write("a/b.txt", b"x" * 2_500_000)
+    message = str(caught.value)
+    assert str(tmp_path / "a" / "b.txt") in message
+    assert "2.5 MB" in message
+    assert "run the same command again" in message
+    assert isinstance(caught.value, Error)
+
+
+def test_a_folder_that_is_a_file_says_so(tmp_path):
+    (tmp_path / "run").write_text("I am a file")
+    folder = Folder(tmp_path / "run")
+    assert folder.read("a/b.txt") is None
+    with pytest.raises(FolderError, match="cannot be written"):
+        folder.write("a/b.txt", b"x")
+    assert (tmp_path / "run").read_text() == "I am a file"
+
+
+def test_reading_a_folder_as_a_file_is_refused(tmp_path):
+    Folder(tmp_path).write("a/b.txt", b"x")
+    with pytest.raises(FolderError, match="cannot be read"):
+        Folder(tmp_path).read("a")
+
+
+@pytest.mark.parametrize("url", ["ftp://host/x", "nowhere://x", "http://host/x"])
+def test_a_location_of_an_unknown_kind_is_refused(url):
+    with pytest.raises(FolderError, match=f"{url}: is not a location"):
+        Folder(url)
+
+
+def test_a_file_url_is_a_path(tmp_path):
+    folder = Folder(f"file://{tmp_path}/run")
+    folder.write("a/b.txt", b"x")
+    assert (tmp_path / "run" / "a" / "b.txt").read_bytes() == b"x"
+    assert folder.url == str(tmp_path / "run")
+
+
+def test_a_relative_folder_stays_where_it_was_when_the_process_moves(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Folder("run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    folder.write("a", b"x")
+    assert (tmp_path / "run" / "a").read_bytes() == b"x"
+
+
+def test_a_folder_travels_to_a_worker(tmp_path):
+    folder = Folder(tmp_path)
+    folder.write("a", b"x")
+    assert pickle.loads(pickle.dumps(folder)).read("a") == b"x"
+
+
+def test_a_path_is_shown_once_slashed(tmp_path):
+    assert Folder(tmp_path) / "a/b" == f"{tmp_path}/a/b"
+    assert Folder("mock:///bucket/run/") / "a/b" == "mock:///bucket/run/a/b"
