@@ -119,7 +119,7 @@ def scipy_evolution(table: Intervals, seed: int) -> SiloCurve:
         return -_score(table, _curve(table, numbers))
 
     low, high = zip(*_limits(table), strict=True)
-    found = differential_evolution(loss, Bounds(low, high), rng=seed, popsize=12, maxiter=120, tol=0)
+    found = differential_evolution(loss, Bounds(low, high), rng=seed, popsize=12, maxiter=60, tol=0)
     return _curve(table, found.x)
 
 
@@ -172,7 +172,7 @@ def compare(num: int, trials: int) -> tuple[list[list[str]], list[list[str]]]:
         for kind, row in by_kind.items():
             row.append(str(sum(gone for (own, _), gone in zip(tables, lost, strict=True) if own == kind)))
         print(*rows[-1], sep=" | ", flush=True)
-        rows[0][0] += f" (certified: {sum(proof.certified for proof in most)} of {len(tables)})"
+    rows[0][0] += f" (certified: {sum(proof.certified for proof in most)} of {len(tables)})"
     return rows, list(by_kind.values())
 
 

@@ -11,12 +11,16 @@ from typing import Any, Literal, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from oracle.data.images import Images, load_images
-from oracle.data.sources import RawImages, load_raw
+from oracle.data import load_images, read_whole
+from oracle.data.images import Images
+from oracle.data.sources import RawImages
+from oracle.diagnostics import diagnose, diagnostics_of_winner, write_diagnostics
 from oracle.errors import ExperimentError, FolderError
-from oracle.experiment import Experiment, differences
+from oracle.experiment import Experiment, differences, experiment_from_yaml
 from oracle.intervals import find_interval
 from oracle.local import LocalExecutor, default_slots
+from oracle.pruning import next_masks
+from oracle.pruning.masks import emptied_layers
 from oracle.records import (
     cycle_folder,
     lineage,
@@ -28,7 +32,7 @@ from oracle.records import (
 )
 from oracle.storage import Folder
 from oracle.training import Backend, check_rewind_step, choose_backend, default_device
-from oracle.training.parents import Parent, Winner, first_parent, fresh_network, next_parent
+from oracle.training.parents import Parent, Winner, first_parent, fresh_network, next_parent, parent_network
 from oracle.training.schedules import learning_rates
 from oracle.watch import Watch
 from oracle.weights import (
@@ -71,16 +75,16 @@ def run_oracle(
 
     `out`: a folder, local or s3://, gs://. `address`: of a Ray cluster; None for one of this process's own. `slots`: packs
     at a time. `carry`: `keep` writes every trial's final weights until its cycle is chosen, `retrain` none, and trains
-    the winners once more. `peaks`: one max_lr a cycle in place of the grid: nothing is searched.
+    the winners once more. `peaks`: the experiment's own replaced by these, one max_lr a cycle: nothing is searched.
 
     Raises an `oracle.errors.Error`: FolderError for a folder of another experiment or a full disk, DataError, NetworkError
     and ExperimentError before anything is trained, DivergedError, TrialError or ClusterError while it runs.
     """
     watch = watch or Watch()
-    if peaks is not None and len(peaks) != experiment.pruning.cycles + 1:
-        cycles = experiment.pruning.cycles + 1
-        raise ExperimentError(f"peaks: expected one max_lr for each of {cycles} cycles, found {len(peaks)}")
-    raw = load_raw(experiment.data)
+    if peaks is not None:
+        experiment = _with_peaks(experiment, peaks)
+    experiment = _with_absolute_path(experiment)
+    raw = read_whole(experiment.data)
     images = load_images(experiment, default_device(), raw)
     check_experiment(experiment, images)
     folder = open_folder(out, experiment)
@@ -90,8 +94,7 @@ def run_oracle(
         chosen = choose_backend(network, device) if backend == "auto" else backend
         if isinstance(trainer, LocalExecutor) and slots is None:
             trainer.slots = default_slots(chosen, device)
-        num_candidates = len(experiment.grid.candidates()) if peaks is None else 1
-        size = pack_size or fair_pack_size(num_candidates, len(experiment.seeds), trainer.slots, chosen)
+        size = pack_size or fair_pack_size(len(experiment.candidates(0)), len(experiment.seeds), trainer.slots, chosen)
         settings = _settings(folder, chosen, backend, device, size, pack_size, watch)
         job = Job(
             folder=folder,
@@ -100,22 +103,27 @@ def run_oracle(
             keep_weights=carry == "keep",
             checkpoint_seconds=checkpoint_seconds,
         )
-        return Chain(job, trainer, raw, images, watch, peaks).run()
+        return Chain(job, trainer, raw, images, watch).run()
     finally:
         watch.ends()
         trainer.close()
 
 
 def check_experiment(experiment: Experiment, images: Images) -> None:
-    """Refuse before training what would fail in it: a network that does not fit the images, schedules, batches."""
+    """Refuse before training what would fail in it: a network that does not fit the images, schedules, batches,
+    a pruning method that is not known or not for this network."""
     steps_per_epoch = images.num_train // experiment.training.batch_size
     check_rewind_step(experiment, steps_per_epoch)
     epochs = experiment.training.epochs
-    for max_lr in experiment.grid.candidates():
+    for max_lr in {rate for cycle in range(experiment.pruning.cycles + 1) for rate in experiment.candidates(cycle)}:
         learning_rates(experiment.schedule, max_lr=max_lr, epochs=epochs, steps_per_epoch=steps_per_epoch)
-    first_parent(experiment, experiment.seeds[0], images)
-    if experiment.pruning.method == "global_gradient":
-        images.sample(experiment.pruning.batch, experiment.seeds[0])
+    seed, pruning = experiment.seeds[0], experiment.pruning
+    network = parent_network(experiment, seed, images, first_parent(experiment, seed, images))
+    batch = None
+    if pruning.method == "global_gradient":
+        pixels, labels = images.sample(pruning.batch, seed)
+        batch = pixels[:2].cpu(), labels[:2].cpu()  # enough to see that it works
+    next_masks(network, None, method=pruning.method, rate=pruning.rate, batch=batch, prune_output=pruning.prune_output)
 
 
 def open_folder(out: str | Path, experiment: Experiment) -> Folder:
@@ -129,15 +137,17 @@ def open_folder(out: str | Path, experiment: Experiment) -> Folder:
             raise FolderError(f"{folder.url}: holds oracle.parquet but no experiment.yaml; choose an empty folder")
     else:
         there = read_experiment(folder)
-        differ = differences(_comparable(there), _comparable(experiment))
+        cycles = min(there.pruning.cycles, experiment.pruning.cycles)
+        differ = differences(_comparable(there, cycles), _comparable(experiment, cycles))
         gone = [seed for seed in there.seeds if seed not in experiment.seeds]
         if gone:
             differ.append(
                 f"seeds: {list(there.seeds)} there, {list(experiment.seeds)} asked for (more are fine, fewer not)"
             )
         if experiment.pruning.cycles < there.pruning.cycles:
-            cycles = (there.pruning.cycles, experiment.pruning.cycles)
-            differ.append(f"pruning.cycles: {cycles[0]} there, {cycles[1]} asked for (more are fine, fewer not)")
+            differ.append(
+                f"pruning.cycles: {there.pruning.cycles} there, {cycles} asked for (more are fine, fewer not)"
+            )
         if differ:
             raise FolderError(
                 f"{folder.url} holds a run of another experiment; choose another folder with --out, or the same "
@@ -183,11 +193,10 @@ class Chain:
         raw: RawImages | None,
         images: Images,
         watch: Watch,
-        peaks: Sequence[float] | None = None,
     ) -> None:
-        """`peaks`: one max_lr a cycle in place of the grid."""
+        """`raw`: what a worker needs to load the images itself; None for a folder of images."""
         self._job, self._executor, self._raw, self._images, self._watch = job, executor, raw, images, watch
-        self._folder, self._experiment, self._peaks = job.folder, job.experiment, peaks
+        self._folder, self._experiment = job.folder, job.experiment
         self._optima: list[float] = []  # of the cycles chosen so far
 
     def run(self) -> pa.Table:
@@ -206,6 +215,8 @@ class Chain:
                 write_oracle(self._folder, self._experiment, rows)
             else:
                 self._optima.append(row["max_lr"])
+            if self._experiment.diagnostics:
+                self._diagnose(cycle)
             self._clean(cycle)
             self._tell(row)
         return write_oracle(self._folder, self._experiment, rows)
@@ -213,13 +224,13 @@ class Chain:
     def _choose(self, cycle: int) -> dict[str, Any]:
         """The cycle's row, from its trials; trains the missing ones, and grows the grid where that is asked for."""
         grid = self._experiment.grid
-        candidates = grid.candidates() if self._peaks is None else (self._peaks[cycle],)
+        candidates = self._experiment.candidates(cycle)
         new: Sequence[float] = candidates
         while True:
             self._train(cycle, new)
             row = find_interval(self._trials(cycle, candidates), tolerance=self._experiment.tolerance)
             row = {**row, "cycle": cycle}
-            if not grid.extend or self._peaks is not None:
+            if not grid.extend or self._experiment.peaks is not None:
                 return row
             grown = grid.extended(candidates, low=row["lo_on_edge"], high=row["hi_on_edge"])
             new = [max_lr for max_lr in grown if max_lr not in candidates]
@@ -261,6 +272,12 @@ class Chain:
                 first = self._winner(0, seed) if self._experiment.pruning.rewind_step else None
                 winner = self._winner(cycle - 1, seed)
                 parent = next_parent(self._experiment, seed, self._images, cycle=cycle, winner=winner, first=first)
+                emptied = sorted(set(emptied_layers(parent.masks)) - set(emptied_layers(winner.masks)))
+                if emptied:
+                    self._watch.says(
+                        f"cycle {cycle}, seed {seed}: pruning left nothing of {', '.join(emptied)}; what only passes "
+                        "through there no longer reaches the output"
+                    )
             write_parent(self._folder, cycle, seed, chain, parent)
         return parent
 
@@ -297,13 +314,30 @@ class Chain:
             write_winner(self._folder, cycle, seed, chain, max_lr, winner)
         return winners
 
+    def _diagnose(self, cycle: int) -> None:
+        """Write what is missing of the winners' diagnostics."""
+        chain = lineage(self._optima[: cycle + 1])
+        for seed in self._experiment.seeds:
+            if diagnostics_of_winner(self._folder, cycle, seed, chain) is None:
+                table = diagnose(
+                    self._experiment,
+                    self._images,
+                    cycle=cycle,
+                    seed=seed,
+                    max_lr=self._optima[cycle],
+                    parent=self._parent(cycle, seed),
+                    winner=self._winner(cycle, seed),
+                    lineage=chain,
+                )
+                write_diagnostics(self._folder, cycle, seed, table)
+
     def _clean(self, cycle: int) -> None:
         for kind in ("weights", "checkpoints", "parents"):
             self._folder.delete_below(cycle_folder(kind, cycle))
 
     def _tell(self, row: dict[str, Any]) -> None:
         self._watch.cycle_ends(row)
-        if self._peaks is not None:
+        if self._experiment.peaks is not None:
             return
         ends = [name for name, flag in (("lower", "lo_on_edge"), ("upper", "hi_on_edge")) if row[flag]]
         if ends:
@@ -322,11 +356,28 @@ def _committed_with(trials: pa.Table, seed: int, max_lr: float) -> Pack:
     return Pack(cycle=own["cycle"], seed=seed, candidates=tuple(candidates), lineage=own["lineage"], again=True)
 
 
-def _comparable(experiment: Experiment) -> dict[str, Any]:
-    """An experiment's identity without what a run may have more of."""
+def _with_absolute_path(experiment: Experiment) -> Experiment:
+    """Workers run in folders of their own."""
+    if experiment.data.path is None:
+        return experiment
+    data = experiment.data.model_copy(update={"path": str(Path(experiment.data.path).expanduser().absolute())})
+    return experiment.model_copy(update={"data": data})
+
+
+def _with_peaks(experiment: Experiment, peaks: Sequence[float]) -> Experiment:
+    cycles = experiment.pruning.cycles + 1
+    if len(peaks) != cycles:
+        raise ExperimentError(f"peaks: expected one max_lr for each of {cycles} cycles, found {len(peaks)}")
+    return experiment_from_yaml(experiment.to_yaml(), overrides=[f"peaks={[float(peak) for peak in peaks]}"])
+
+
+def _comparable(experiment: Experiment, cycles: int) -> dict[str, Any]:
+    """An experiment's identity up to a cycle, without what a run may have more of."""
     fields = experiment.identity()
     fields.pop("seeds")
     fields["pruning"].pop("cycles")
+    if "peaks" in fields:
+        fields["peaks"] = fields["peaks"][: cycles + 1]
     return fields
 
 

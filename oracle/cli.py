@@ -135,7 +135,7 @@ def plan_(
         print(json.dumps(asdict(found), indent=2))
         return
     cycles, seeds = experiment.pruning.cycles + 1, len(experiment.seeds)
-    candidates = len(experiment.grid.candidates())
+    candidates = len(experiment.candidates(0))
     lines = {
         "trainings": f"{found.trainings:,} ({cycles} cycles x {candidates} candidates x {seeds} seeds)",
         "steps": f"{found.steps:,} ({found.steps_per_training:,} a training)",
@@ -172,9 +172,27 @@ def presets(as_json: AsJson = False) -> None:
     for it in shipped:
         console.print(
             f"{it.name:<{width}}  {it.network.name} on {it.data.source}, {it.pruning.method}, "
-            f"{it.pruning.cycles} cycles, {len(it.grid.candidates())} candidates, {len(it.seeds)} seeds: "
+            f"{it.pruning.cycles} cycles, {len(it.candidates(0))} candidates, {len(it.seeds)} seeds: "
             f"{it.num_trainings:,} trainings of {it.training.epochs} epochs"
         )
+
+
+@app.command(epilog="Example: oracle convert vit_b_16.pth --network vit-b-16 --classes 10 --side 384 --out vit.safetensors")
+def convert(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A torchvision checkpoint (.pth).")],
+    network: Annotated[str, typer.Option(help="resnet50, mobilenetv2 or vit-b-16.")],
+    classes: Annotated[int, typer.Option(min=2, help="Classes of the data that it will train on.")],
+    side: Annotated[int, typer.Option(min=1, help="Pixels a side of its images.")],
+    out: Annotated[str, typer.Option(help="The safetensors file to write, for network.weights.")],
+) -> None:
+    """Turn a torchvision checkpoint into the weights that a search can start from."""
+    from oracle.pretrained import convert_checkpoint
+
+    changes = convert_checkpoint(checkpoint, out, name=network, num_classes=classes, input_shape=(3, side, side))
+    console = Console(highlight=False, soft_wrap=True)
+    for change in changes or ["every number is the checkpoint's"]:
+        console.print(change, markup=False)
+    console.print(f"weights  {Path(out).absolute()}", markup=False)
 
 
 def main() -> None:

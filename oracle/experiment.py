@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from oracle.errors import ExperimentError
 from search_spaces.grids import MaxLrGrid
@@ -75,7 +84,7 @@ class Decay(_Model):
     """Linear from max_lr to 0 over `length`, 0 after."""
 
     shape: Literal["decay"]
-    length: Annotated[float, Field(gt=0)] = 1.0  # fraction of training
+    length: Annotated[float, Field(gt=0, le=1)] = 1.0  # fraction of training
 
 
 class Cosine(_Model):
@@ -183,6 +192,12 @@ class Experiment(_Model):
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)]
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.005  # fraction of accuracy: half a point
     diagnostics: bool = False
+    peaks: tuple[PositiveFloat, ...] | None = None  # max_lr of each cycle, or one for all, in place of the grid
+
+    @field_validator("peaks", mode="before")
+    @classmethod
+    def _one_number_is_for_all_cycles(cls, peaks: Any) -> Any:
+        return tuple(peaks) if isinstance(peaks, list) else (peaks,) if isinstance(peaks, int | float) else peaks
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -197,12 +212,21 @@ class Experiment(_Model):
                         f"schedule.{key}: {value:g} epochs do not fit into training.epochs = {self.training.epochs}; "
                         f"fractions of training ({key.replace('_epochs', '').replace('drop', 'drops')}) scale with it"
                     )
+        cycles = self.pruning.cycles + 1
+        if self.peaks is not None and len(self.peaks) not in {1, cycles}:
+            raise ValueError(f"peaks: expected one max_lr, or one for each of {cycles} cycles, found {len(self.peaks)}")
         return self
+
+    def candidates(self, cycle: int) -> tuple[float, ...]:
+        """The rates that are tried at a cycle: the grid's, before any growth, or the one that `peaks` fixes."""
+        if self.peaks is None:
+            return self.grid.candidates()
+        return (self.peaks[cycle if len(self.peaks) > 1 else 0],)
 
     @property
     def num_trainings(self) -> int:
         """Trainings of a whole search, without what `grid.extend` may add: cycles + 1 times candidates times seeds."""
-        return (self.pruning.cycles + 1) * len(self.grid.candidates()) * len(self.seeds)
+        return (self.pruning.cycles + 1) * len(self.candidates(0)) * len(self.seeds)
 
     @property
     def hash(self) -> str:

@@ -47,7 +47,9 @@ def find_interval(trials: Any, *, tolerance: float) -> dict[str, Any]:
     (0.2, 0.2, 0.3, False)
     """
     if not 0 < tolerance < 1:
-        raise TableError(f"tolerance must be a fraction of accuracy in (0, 1), as 0.005 for half a point, found {tolerance}")
+        raise TableError(
+            f"tolerance must be a fraction of accuracy in (0, 1), as 0.005 for half a point, found {tolerance}"
+        )
     columns = _columns(trials)
     cycle = _one_cycle(columns)
     candidates, num_seeds = _candidates(columns)

@@ -106,7 +106,7 @@ class LiveView(Watch):
 
     def _extent(self) -> str:
         cycles, seeds = self._experiment.pruning.cycles + 1, len(self._experiment.seeds)
-        return f"{cycles} cycles x {len(self._experiment.grid.candidates())} candidates x {seeds} seeds"
+        return f"{cycles} cycles x {len(self._experiment.candidates(0))} candidates x {seeds} seeds"
 
     def _draw(self) -> RenderableType:
         with self._lock:
@@ -133,7 +133,7 @@ class LiveView(Watch):
         elapsed = time.monotonic() - self._started
         trained = self._trials_before + self._fraction() * self._num_trials
         cycles = self._experiment.pruning.cycles
-        later = (cycles - (self._cycle or 0)) * len(self._experiment.grid.candidates()) * len(self._experiment.seeds)
+        later = (cycles - (self._cycle or 0)) * len(self._experiment.candidates(0)) * len(self._experiment.seeds)
         left = (1 - self._fraction()) * self._num_trials + later
         eta = duration(elapsed / trained * left) if trained else "unknown yet"
         return (

@@ -7,7 +7,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import torch
 
-from oracle.data.images import Images, load_images
+from oracle.data import load_images
+from oracle.data.images import Images
 from oracle.data.sources import RawImages
 from oracle.watch import Watch
 from oracle.work import Job, Pack, run_pack

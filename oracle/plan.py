@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 
 from oracle.chain import check_experiment, fair_pack_size
-from oracle.data.images import Images, load_images
+from oracle.data import load_images
+from oracle.data.images import Images
 from oracle.experiment import Experiment
 from oracle.local import default_slots
 from oracle.training import Backend, choose_backend, default_device, make_trainer
@@ -61,7 +62,7 @@ def plan(
         cores = torch.get_num_threads() if device.type == "cpu" else 1
         slots = cores if executor == "ray" else default_slots(chosen, device.type)
     seeds, cycles = len(experiment.seeds), experiment.pruning.cycles + 1
-    candidates = experiment.grid.candidates()
+    candidates = experiment.candidates(0)
     size = pack_size or fair_pack_size(len(candidates), seeds, slots, chosen)
     steps_per_training = experiment.training.epochs * (images.num_train // experiment.training.batch_size)
     together = size if chosen == "pack" else 1

@@ -5,6 +5,7 @@
     oracle.parquet                           one row a cycle, rewritten after every cycle
     trials/cycle=003/*.parquet               one file a commit; one file in all once the cycle is finished
     winners/cycle=003/seed=0.safetensors     the trained network at the optimum, with its masks
+    diagnostics/cycle=003/seed=0.parquet     what its gradients and activations look like, where that is asked for
     parents/, weights/, checkpoints/         of the cycle under way; gone when it is finished
     attempts/cycle=003/*.json                who trained what, one small file a start
 
@@ -131,7 +132,7 @@ def commit_trials(folder: Folder, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write one commit of trials, all of one cycle: once this returns, they are done."""
     [cycle] = {row["cycle"] for row in rows}
     name = f"{cycle_folder('trials', cycle)}/{rows[0]['commit']}-{secrets.token_hex(4)}.parquet"
-    folder.write(name, _to_parquet(pa.Table.from_pylist(list(rows), schema=TRIALS)))
+    folder.write(name, to_parquet(pa.Table.from_pylist(list(rows), schema=TRIALS)))
 
 
 def trials_of_cycle(folder: Folder, cycle: int, chain: str) -> pa.Table:
@@ -151,7 +152,7 @@ def merge_trials(folder: Folder, cycle: int, chain: str) -> None:
     merged = f"{cycle_folder('trials', cycle)}/merged-{chain}.parquet"
     if names == [merged]:
         return
-    folder.write(merged, _to_parquet(trials_of_cycle(folder, cycle, chain)))
+    folder.write(merged, to_parquet(trials_of_cycle(folder, cycle, chain)))
     for name in names:
         if name != merged:
             folder.delete(name)
@@ -160,14 +161,14 @@ def merge_trials(folder: Folder, cycle: int, chain: str) -> None:
 def oracle_rows(folder: Folder) -> list[dict[str, Any]]:
     """The rows of oracle.parquet; none where it is missing or cannot be read (it is made again from the trials)."""
     content = folder.read("oracle.parquet")
-    table = _from_parquet(content, ORACLE) if content is not None else None
+    table = from_parquet(content, ORACLE) if content is not None else None
     return table.to_pylist() if table is not None else []
 
 
 def write_oracle(folder: Folder, experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Rewrite oracle.parquet."""
     table = pa.Table.from_pylist(list(rows), schema=ORACLE.with_metadata(_describe(experiment)))
-    folder.write("oracle.parquet", _to_parquet(table))
+    folder.write("oracle.parquet", to_parquet(table))
     return table
 
 
@@ -209,7 +210,7 @@ def _trial_files(folder: Folder, cycle: int) -> Iterable[tuple[str, pa.Table]]:
         content = folder.read(name)
         if content is None:  # merged by another process since it was listed
             continue
-        table = _from_parquet(content, TRIALS)
+        table = from_parquet(content, TRIALS)
         if table is None:
             folder.write(f"{name}.unreadable", content)
             folder.delete(name)
@@ -217,13 +218,14 @@ def _trial_files(folder: Folder, cycle: int) -> Iterable[tuple[str, pa.Table]]:
             yield name, table
 
 
-def _to_parquet(table: pa.Table) -> bytes:
+def to_parquet(table: pa.Table) -> bytes:
+    """A table as a Parquet file's bytes."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return bytes(sink.getvalue())
 
 
-def _from_parquet(content: bytes, schema: pa.Schema) -> pa.Table | None:
+def from_parquet(content: bytes, schema: pa.Schema) -> pa.Table | None:
     """The table, or None where the bytes are not a whole Parquet file of this schema."""
     try:
         return pq.read_table(pa.BufferReader(content)).select(schema.names).cast(schema)

@@ -11,10 +11,12 @@ import functools
 import io
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,7 +29,8 @@ from ray.tune import Callback, FailureConfig, RunConfig, Stopper, TuneConfig, Tu
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from oracle import errors, guard
-from oracle.data.images import Images, load_images
+from oracle.data import load_images
+from oracle.data.images import Images
 from oracle.data.sources import RawImages
 from oracle.errors import ClusterError, Error, FolderError
 from oracle.storage import Folder
@@ -68,7 +71,8 @@ class RayExecutor:
         self._ours = address in {None, "local"}
         self._guard = _start_guard(self._files)
         try:
-            _connect(address, slots, self._files)
+            with _own_signals():
+                _connect(address, slots, self._files)
             resources = ray.cluster_resources()
             self.has_gpu = resources.get("GPU", 0) > 0
             gpus = (1.0 if self.has_gpu else 0.0) if gpus is None else gpus
@@ -167,7 +171,6 @@ class RayExecutor:
     def close(self) -> None:
         """Leave the cluster; one of our own ends, and its files go."""
         ray.shutdown()
-        os.environ.pop(guard.MARK, None)
         self._guard.communicate()  # closes its input: it cleans up
 
 
@@ -238,11 +241,8 @@ def _probe(folder: Folder, token: str, node: str) -> str | None:
 
 
 def _start_guard(files: Path) -> subprocess.Popen[bytes]:
-    """A process that cleans up however this one ends; all that is started from now on carries its mark."""
-    mark = secrets.token_hex(16)
-    started = subprocess.Popen([sys.executable, "-S", "-E", guard.__file__, mark, str(files)], stdin=subprocess.PIPE)
-    os.environ[guard.MARK] = mark
-    return started
+    """A process that cleans up however this one ends."""
+    return subprocess.Popen([sys.executable, "-S", "-E", guard.__file__, str(files)], stdin=subprocess.PIPE)
 
 
 def _connect(address: str | None, slots: int | None, files: Path) -> None:
@@ -290,6 +290,15 @@ def _check_listens(address: str) -> None:
         raise ClusterError(
             f"no Ray cluster answers at {address} ({error}); `ray status --address {address}` on the head node shows it"
         ) from None
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray puts a handler of its own on SIGTERM, which prints a C++ stack; ours stays."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager

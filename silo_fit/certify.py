@@ -42,6 +42,7 @@ SLACK = 2e-11
 WIDEN = 1e-12
 CHUNK = 160_000  # events sorted at once: 1.3 MB an array, which a cache holds
 MOST_EVENTS = 200_000_000  # events that one proof may sort before it gives up
+BOX_EVENTS = 10_000  # what handling one box costs beside its sweeps, in events
 BATCH = 8  # boxes split at once
 SMALLEST = 1e-13  # a box that is narrower, relative to the range, is not split again
 
@@ -154,7 +155,7 @@ def certify(
     boxes = _first_boxes(q, beta, whole_q)
     pool = _Pool(widest=(q[1] - q[0], beta[1] - beta[0]))
     best, best_at, num_boxes = -1, (q[0], beta[0]), 0
-    per_box = 4 * len(cycles) ** 2  # two sweeps, of 2K events on each of K lines
+    per_box = 4 * len(cycles) ** 2 + BOX_EVENTS  # two sweeps, of 2K events on each of K lines
     while len(boxes):
         num_boxes += len(boxes)
         low, high, along_q = _shape_range(boxes, cycles, rate)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from oracle.chain import fair_pack_size, plan_packs, run_oracle
-from oracle.data.images import load_images
+from oracle.data import load_images
 from oracle.errors import DivergedError, ExperimentError, FolderError, NetworkError
 from oracle.experiment import Experiment
 from oracle.intervals import find_interval

@@ -16,7 +16,8 @@ import torch
 import torchvision.datasets
 from PIL import Image
 
-from oracle.data.images import DeviceImages, load_images
+from oracle.data import load_images
+from oracle.data.images import DeviceImages
 from oracle.data.sources import RawImages, load_raw
 from oracle.errors import DataError, Error
 from oracle.experiment import Data, load_experiment

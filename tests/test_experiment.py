@@ -167,7 +167,7 @@ def test_several_mistakes_are_all_told_at_once():
 
 def test_a_missing_part_is_named():
     without = "\n".join(line for line in TEXT.splitlines() if not line.startswith("training"))
-    with pytest.raises(ExperimentError, match="^here: training: is missing$"):
+    with pytest.raises(ExperimentError, match=r"^here: training: is missing$"):
         experiment_from_yaml(without, where="here")
 
 
@@ -280,7 +280,7 @@ def test_a_file_that_cannot_be_read_is_refused_by_its_path(tmp_path, kind):
 def test_messages_name_the_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(TEXT + "gird: 3\n")
-    with pytest.raises(ExperimentError, match="mine.yaml: gird: unknown key"):
+    with pytest.raises(ExperimentError, match=r"mine\.yaml: gird: unknown key"):
         load_experiment(path)
 
 

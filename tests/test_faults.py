@@ -1,5 +1,6 @@
 """Whatever is killed, truncated or full: nothing finished is lost or trained twice, and the bits are the same."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -34,7 +35,7 @@ def test_driver_killed_twice_in_mid_pack_ends_with_the_same_bits(tmp_path: Path,
     moments: list[tuple[float, set[tuple[int, int, float]]]] = []
     for _ in range(2):
         process = start(tmp_path, "--executor", "local")
-        fresh = until(lambda: checkpointed(tmp_path, beyond=seen), "a checkpoint of a pack not seen before")
+        fresh = until(functools.partial(checkpointed, tmp_path, beyond=tuple(seen)), "a checkpoint of a pack not seen before")
         kill(process)
         seen += fresh
         moments.append((time.time(), rows_there(tmp_path)))

@@ -108,6 +108,14 @@ def test_planted_curve_is_found_whatever_the_width(width):
         assert (proof.hits, proof.most_hits) == (12, 12)
 
 
+def test_rise_that_only_a_negative_eps_would_reach_is_not_counted():
+    """At q = 1, beta = 5 the shape is 0.44 and 0.86 at cycles 4 and 5, so a line through both starts at -0.08."""
+    table = intervals_of([4, 5], [0.009, 0.099], [0.01, 0.1], [0.011, 0.101])
+    proof = certify(table, q=(1, 1), beta=(5, 5))
+    assert (proof.hits, proof.most_hits) == (1, 1)
+    assert solve(table, 1, 5).hits == 1
+
+
 def test_gap_just_beyond_the_tolerance_is_not_hit():
     """At one cycle's distance q = beta = fixed, two cycles before the rise must share a value."""
     for gap, hits in ((0.9e-9, 2), (2.2e-9, 1)):  # each interval is forgiven 1e-9 of the largest hi, which is 1
@@ -123,6 +131,14 @@ def test_work_that_runs_out_leaves_an_honest_bound():
     assert full.certified
     assert not short.certified
     assert short.hits <= full.hits <= short.most_hits
+
+
+def test_gap_that_the_arithmetic_cannot_decide_ends_uncertified():
+    """Two cycles before the rise, twice the tolerance apart: inside or not is a matter of the last digits."""
+    table = intervals_of([0, 1], [0.5, 0.7], [0.6, 0.8], [0.7 - 2e-9, 1])
+    proof = certify(table, q=(1, 3), beta=BETA)
+    assert (proof.hits, proof.most_hits) == (1, 2)
+    assert proof.num_boxes < 25_000
 
 
 def test_whole_q_never_hits_more_than_real_q():

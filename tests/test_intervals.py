@@ -62,7 +62,7 @@ def test_interval_may_cover_the_whole_grid():
 def test_one_candidate_is_its_own_interval_and_both_edges():
     row = find_interval(cycle_of(10), tolerance=0.005)
     assert (row["lo"], row["max_lr"], row["hi"]) == (0.1, 0.1, 0.1)
-    assert row["lo_on_edge"] and row["hi_on_edge"] and row["optimum_on_edge"]
+    assert [row[name] for name in ("lo_on_edge", "hi_on_edge", "optimum_on_edge")] == [True] * 3
 
 
 @pytest.mark.parametrize("images", [200, 360, 400, 500, 1000, 5000, 10_000])

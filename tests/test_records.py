@@ -308,7 +308,7 @@ def test_the_oracle_table_is_read_back_with_what_it_is_of(folder, tiny):
 
 def test_every_column_of_an_interval_has_its_place_and_every_unit_its_column(tiny):
     row = find_interval([trial()], tolerance=0.005)
-    assert list(row) and set(row) == set(ORACLE.names)
+    assert set(row) == set(ORACLE.names)
     assert set(UNITS) <= set(ORACLE.names) | set(TRIALS.names)
 
 

@@ -1,1 +1,53 @@
 """Images and labels: from their sources to batches on the device."""
+
+from pathlib import Path
+
+import torch
+
+from oracle.data.images import DeviceImages, Images
+from oracle.data.sources import SOURCES, RawImages, load_raw
+from oracle.data.stream import StreamImages
+from oracle.errors import DataError
+from oracle.experiment import Data, Experiment
+
+
+def read_whole(data: Data) -> RawImages | None:
+    """The data set as it is stored, to be handed to `load_images`; None for a folder, which is read while it trains."""
+    return load_raw(data) if data.source in SOURCES else None
+
+
+def load_images(experiment: Experiment, device: torch.device, raw: RawImages | None = None) -> Images:
+    """The experiment's data set, split, ready to give batches on the device; `raw` where it has been read already.
+
+    Raises DataError, also where a batch is larger than the training set.
+    """
+    data = experiment.data
+    dtype = torch.float64 if experiment.training.precision == "fp64" else torch.float32
+    raw = read_whole(data) if raw is None else raw
+    images: Images
+    if raw is not None:
+        images = DeviceImages(
+            raw,
+            validation=data.validation,
+            augment=data.augment,
+            resolution=data.resolution,
+            device=device,
+            dtype=dtype,
+        )
+    elif data.path is None:
+        raise DataError("data.source folder needs data.path (--data): the folder that holds train/ and val/")
+    else:
+        images = StreamImages(
+            Path(data.path).expanduser(),
+            validation=data.validation,
+            augment=data.augment,
+            resolution=data.resolution,
+            device=device,
+            dtype=dtype,
+        )
+    if experiment.training.batch_size > images.num_train:
+        raise DataError(
+            f"training.batch_size: found {experiment.training.batch_size}, but only {images.num_train} images are left "
+            f"to train on ({data.validation} are kept for validation)"
+        )
+    return images

@@ -1,4 +1,4 @@
-"""A data set as tensors on the device, split once, and its batches.
+"""What training asks of a data set; and a data set as tensors on the device, split once, and its batches.
 
 Axes: N images of a set, B images of a batch, C channels, H rows, W columns.
 """
@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from oracle.data.sources import RawImages, load_raw
+from oracle.data.sources import RawImages
 from oracle.errors import DataError
-from oracle.experiment import Experiment
 from oracle.keys import generator
 
 Batch = tuple[Tensor, Tensor]  # images float [B, C, H, W], labels int64 [B]
@@ -52,20 +51,27 @@ class DeviceImages:
     """A data set that lies on the device whole."""
 
     def __init__(
-        self, raw: RawImages, *, validation: int, augment: str, device: torch.device, dtype: torch.dtype = torch.float32
+        self,
+        raw: RawImages,
+        *,
+        validation: int,
+        augment: str,
+        resolution: int | None = None,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Splits off `validation` images once, the same for every seed. Raises DataError where none would be left."""
-        available = len(raw.train_labels)
-        if not 0 < validation < available:
-            raise DataError(f"data.validation: found {validation}, but there are {available} training images to split")
+        """Splits off `validation` images once, the same for every seed. Raises DataError where none would be left.
+
+        `resolution`: pixels a side that batches are resized to; images lie on the device as they are stored.
+        """
+        kept, held_out = split(len(raw.train_labels), validation)
         if augment not in {"none", "crop-flip"}:
             raise DataError(f"data.augment {augment} is for image folders; this source knows none and crop-flip")
-        order = torch.randperm(available, generator=generator("validation split")).numpy()
-        kept, held_out = order[validation:], order[:validation]
         self.num_classes = raw.num_classes
         channels, height, width = raw.train_images.shape[1:]
-        self.input_shape = (channels, height, width)
-        self.num_train, self.num_validation = available - validation, validation
+        self._resized = resolution is not None and (height, width) != (resolution, resolution)
+        self.input_shape = (channels, resolution or height, resolution or width)
+        self.num_train, self.num_validation = len(kept), len(held_out)
         self._augment = augment == "crop-flip"
         self._dtype = dtype
         self._train = _on_device(raw.train_images[kept], raw.train_labels[kept], device)
@@ -79,7 +85,7 @@ class DeviceImages:
             self._padded = F.pad(self._train.images, (CROP_PADDING,) * 4)
             self._rows = torch.arange(height, device=device)
             self._columns = torch.arange(width, device=device)
-        else:
+        elif not self._resized:
             self._ready = self._normal(self._train.images)
 
     def epoch(self, key: tuple[int, int, int], batch_size: int) -> Iterator[Batch]:
@@ -94,7 +100,10 @@ class DeviceImages:
         for start in range(0, self.num_train - batch_size + 1, batch_size):
             part = slice(start, start + batch_size)
             chosen = order[part]
-            images = self._crop(chosen, shifts[:, part], flips[part]) if self._augment else self._ready[chosen]
+            if self._augment:
+                images = self._crop(chosen, shifts[:, part], flips[part])
+            else:
+                images = self._normal(self._train.images[chosen]) if self._resized else self._ready[chosen]
             yield images, self._train.labels[chosen]
 
     def validation(self) -> Iterator[Batch]:
@@ -107,8 +116,7 @@ class DeviceImages:
 
     def sample(self, size: int, *key: int | str) -> Batch:
         """See `Images.sample`."""
-        if size > self.num_train:
-            raise DataError(f"pruning.batch: found {size}, but there are only {self.num_train} training images")
+        check_sample(size, self.num_train)
         order = torch.randperm(self.num_train, generator=generator("sample", *key))[:size].to(self._train.labels.device)
         return self._normal(self._train.images[order]), self._train.labels[order]
 
@@ -118,8 +126,11 @@ class DeviceImages:
             yield self._normal(part.images[chosen]), part.labels[chosen]
 
     def _normal(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] to mean 0 and standard deviation 1 over the training images, channel by channel."""
-        return (images.to(self._dtype) - self._mean) * self._scale
+        """uint8 [B, C, H, W] to mean 0 and standard deviation 1 over the training images, channel by channel; resized."""
+        normal = (images.to(self._dtype) - self._mean) * self._scale
+        if not self._resized:
+            return normal
+        return F.interpolate(normal, self.input_shape[1:], mode="bilinear", antialias=True)
 
     def _crop(self, chosen: Tensor, shifts: Tensor, flips: Tensor) -> Tensor:
         """Each image cropped out of its zero-padded self, mirrored where `flips` says: one gather for the batch."""
@@ -133,21 +144,21 @@ class DeviceImages:
         return self._normal(cropped)
 
 
-def load_images(experiment: Experiment, device: torch.device, raw: RawImages | None = None) -> Images:
-    """The experiment's data set, split and on the device; `raw` where it has been read already.
+def split(available: int, validation: int) -> tuple[list[int], list[int]]:
+    """Indices of the images to train on, and of `validation` held out: the same for every seed.
 
-    Raises DataError, also where a batch is larger than the training set.
+    Raises DataError where either would be empty.
     """
-    raw = load_raw(experiment.data) if raw is None else raw
-    dtype = torch.float64 if experiment.training.precision == "fp64" else torch.float32
-    data = experiment.data
-    images = DeviceImages(raw, validation=data.validation, augment=data.augment, device=device, dtype=dtype)
-    if experiment.training.batch_size > images.num_train:
-        raise DataError(
-            f"training.batch_size: found {experiment.training.batch_size}, but only {images.num_train} images are left "
-            f"to train on ({data.validation} are kept for validation)"
-        )
-    return images
+    if not 0 < validation < available:
+        raise DataError(f"data.validation: found {validation}, but there are {available} training images to split")
+    order = torch.randperm(available, generator=generator("validation split")).tolist()
+    return order[validation:], order[:validation]
+
+
+def check_sample(size: int, num_train: int) -> None:
+    """Raises DataError where a sample is asked for that is larger than the training set."""
+    if size > num_train:
+        raise DataError(f"pruning.batch: found {size}, but there are only {num_train} training images")
 
 
 def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,4 +175,5 @@ def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _on_device(images: object, labels: object, device: torch.device) -> _Set:
-    return _Set(images=torch.as_tensor(images).to(device), labels=torch.as_tensor(labels).to(device))
+    # Decoded images lie channels-last in memory; flattening them would copy every batch.
+    return _Set(images=torch.as_tensor(images).to(device).contiguous(), labels=torch.as_tensor(labels).to(device))

@@ -61,7 +61,7 @@ def _cifar(data: Data) -> RawImages:
     root = Path(data.path or DEFAULT_ROOT).expanduser()
     num_classes = {"cifar10": 10, "cifar100": 100}[data.source]
     if root.is_file() or any(root.rglob("*.parquet")):
-        raw = _parquet(data.model_copy(update={"path": str(root)}))
+        raw = _parquet(data.model_copy(update={"path": str(root), "resolution": None}))
         if raw.num_classes != num_classes:
             raise DataError(f"{root}: {data.source} has {num_classes} classes, found {raw.num_classes} labels")
         return raw

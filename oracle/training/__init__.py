@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from oracle.data.images import Images, load_images
+from oracle.data import load_images
+from oracle.data.images import Images
 from oracle.errors import ExperimentError
 from oracle.experiment import Experiment
 from oracle.training.loop import Scores, Trainer, train_candidates
@@ -48,7 +49,9 @@ def train(
         for group in [list(candidates)] if chosen == "pack" else [[max_lr] for max_lr in candidates]:
             trainer = make_trainer(chosen, experiment, seed, images, parent, device, num_candidates=len(group))
             started = time.perf_counter()
-            scores = run_trainer(trainer, experiment, images, cycle=cycle, seed=seed, candidates=group)
+            scores = run_trainer(
+                trainer, experiment, images, cycle=cycle, seed=seed, candidates=group, device=device
+            )
             seconds = (time.perf_counter() - started) / len(group)
             rows += trial_rows(scores, images, cycle=cycle, seed=seed, candidates=group, parent=parent, seconds=seconds)
             for index, max_lr in enumerate(group):

@@ -34,7 +34,7 @@ class Trainer(Protocol):
         """A copy of every candidate's state dict, stacked."""
 
     def state(self) -> dict[str, Tensor]:
-        """All that a resumed training needs: weights and what the optimiser remembers."""
+        """All that a resumed training needs: weights and what the optimiser remembers (its own tensors, not copies)."""
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from `state`."""
@@ -107,7 +107,7 @@ def _score(trainer: Trainer, images: Images, scores: Scores) -> None:
     parts = [trainer.score(batch) for batch in images.validation()]
     correct = torch.cat([part for part, _ in parts], dim=1).cpu()
     loss = torch.stack([part for _, part in parts]).sum(0).double().cpu() / images.num_validation
-    scores.alive &= loss.isfinite()
+    scores.alive &= loss < DIVERGED_LOSS * math.log(images.num_classes)  # false for NaN
     better = scores.alive & ((correct.sum(1) > scores.val_correct.sum(1)) | (scores.best_epoch < 0))
     if not better.any():
         return

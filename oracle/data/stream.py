@@ -1,0 +1,202 @@
+"""Image folders that are too large for the device: decoded, cropped and sent there while it trains.
+
+Axes: B images of a batch, C = 3 channels, H = W pixels a side.
+"""
+
+import math
+import os
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.v2 import functional as transforms
+
+from oracle.data.images import Batch, check_sample, split
+from oracle.errors import DataError
+from oracle.keys import generator
+
+# Mean and standard deviation of ImageNet's training images, as torchvision's pretrained networks expect their inputs.
+# Constants, not measured on the folder: a pretrained start needs these, and it needs no pass over a million files. Other
+# images are then a little off mean 0 and deviation 1, which batch norm takes up.
+MEAN = (0.485, 0.456, 0.406)
+SPREAD = (0.229, 0.224, 0.225)
+RESOLUTION = 224  # pixels a side, where the experiment names none
+SHORT_SIDE = 256 / 224  # of the resized image to the crop that is evaluated: torchvision's recipe for ImageNet
+AREA = (0.08, 1.0)  # of a random crop to the image; with ASPECT, the recipe of Szegedy et al. 2015
+ASPECT = 4 / 3  # width to height of a random crop: from 1 / ASPECT to ASPECT
+CROP_TRIES = 10
+EVALUATION_BATCH = 250  # images; ResNet-50 at 224 pixels then stays below 4 GiB for one candidate
+MOST_WORKERS = 16  # processes that decode
+
+AugmentationKey = tuple[int, int, int]  # seed, cycle, epoch
+
+
+class StreamImages:
+    """A folder of images in ImageNet's layout: train/CLASS/*.jpg, and val/CLASS/*.jpg for the test set.
+
+    See `oracle.data.images.Images`. Every image has random numbers of its own, keyed by (seed, cycle, epoch) and its place
+    among the sorted files, so batches do not depend on how many processes decode them.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        validation: int,
+        augment: str,
+        resolution: int | None = None,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        workers: int | None = None,
+    ) -> None:
+        """Splits off `validation` training images once, the same for every seed.
+
+        `workers`: processes that decode; by default 16 or the cores where there is a GPU to feed, and none on a CPU,
+        whose cores train. Raises DataError for a folder that is missing, has no classes or not the same in both parts.
+        """
+        if augment not in {"none", "resized-crop-flip"}:
+            raise DataError(f"data.augment {augment} is not for image folders, which know none and resized-crop-flip")
+        train, test = _listed(root / "train"), _listed(root / "val")
+        if train.classes != test.classes:
+            differ = sorted(set(train.classes) ^ set(test.classes))
+            raise DataError(
+                f"{root}: train has {len(train.classes)} classes and val {len(test.classes)}, expected the same in both; "
+                f"only one of them has {', '.join(differ[:5])}"
+            )
+        kept, held_out = split(len(train.samples), validation)
+        size = resolution or RESOLUTION
+        self.num_classes = len(train.classes)
+        self.input_shape = (3, size, size)
+        self.num_train, self.num_validation = len(kept), len(held_out)
+        self._train = [train.samples[index] for index in kept]
+        self._validation = [train.samples[index] for index in held_out]
+        self._test = test.samples
+        self._augment = augment == "resized-crop-flip"
+        self._device = device
+        self._mean = (255 * torch.tensor(MEAN)).to(device, dtype).view(-1, 1, 1)
+        self._scale = 1 / (255 * torch.tensor(SPREAD)).to(device, dtype).view(-1, 1, 1)
+        if workers is None:
+            workers = min(MOST_WORKERS, os.cpu_count() or 1) if device.type == "cuda" else 0
+        self._workers = workers
+
+    def epoch(self, key: AugmentationKey, batch_size: int) -> Iterator[Batch]:
+        """See `Images.epoch`."""
+        order = torch.randperm(self.num_train, generator=generator("batches", *key))
+        whole = order[: self.num_train // batch_size * batch_size].view(-1, batch_size)
+        return self._load(_Files(self._train, self.input_shape[1], key if self._augment else None), whole.tolist())
+
+    def validation(self) -> Iterator[Batch]:
+        """See `Images.validation`."""
+        return self._evaluated(self._validation)
+
+    def test(self) -> Iterator[Batch]:
+        """See `Images.test`."""
+        return self._evaluated(self._test)
+
+    def sample(self, size: int, *key: int | str) -> Batch:
+        """See `Images.sample`."""
+        check_sample(size, self.num_train)
+        chosen = torch.randperm(self.num_train, generator=generator("sample", *key))[:size].tolist()
+        [batch] = self._load(_Files(self._train, self.input_shape[1], None), [chosen])
+        return batch
+
+    def _evaluated(self, samples: list[tuple[str, int]]) -> Iterator[Batch]:
+        indices = list(range(len(samples)))
+        batches = [indices[start : start + EVALUATION_BATCH] for start in range(0, len(indices), EVALUATION_BATCH)]
+        return self._load(_Files(samples, self.input_shape[1], None), batches)
+
+    def _load(self, files: "_Files", batches: list[list[int]]) -> Iterator[Batch]:
+        """Decode these batches in order. uint8 until they are on the device: a quarter of the memory on the way."""
+        loader = DataLoader(
+            files,
+            batch_sampler=batches,
+            num_workers=self._workers,
+            collate_fn=_stack,
+            worker_init_fn=_ignore_interrupts,
+            pin_memory=self._device.type == "cuda",
+            generator=generator("loader"),  # seeds the workers, which draw nothing; else the global numbers would move
+        )
+        for loaded in loader:
+            if isinstance(loaded, DataError):
+                raise loaded
+            pixels, labels = (part.to(self._device, non_blocking=True) for part in loaded)
+            yield (pixels.to(self._mean.dtype) - self._mean) * self._scale, labels
+
+
+class _Files(Dataset[Any]):
+    """Image files as uint8 [C, H, W] and a label; augmented where there is a key."""
+
+    def __init__(self, samples: Sequence[tuple[str, int]], size: int, key: AugmentationKey | None) -> None:
+        self._samples, self._size, self._key = samples, size, key
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | DataError:
+        path, label = self._samples[index]
+        try:
+            with Image.open(path) as file:
+                image = transforms.pil_to_tensor(file.convert("RGB"))
+        except Exception as error:  # broken images raise almost anything: OSError, SyntaxError, ValueError, ...
+            # Returned, not raised: a worker process would wrap it into a traceback.
+            return DataError(f"{path}: the image cannot be decoded: {error}")
+        if self._key is not None:
+            return _resized_crop_flip(image, self._size, generator("augmentation", *self._key, index)), label
+        image = transforms.resize(image, [round(SHORT_SIDE * self._size)], antialias=True)
+        return transforms.center_crop(image, [self._size, self._size]), label
+
+
+def _resized_crop_flip(image: Tensor, size: int, draws: torch.Generator) -> Tensor:
+    """A random part of the image, resized to `size`, mirrored every second time."""
+    height, width = image.shape[1:]
+    places = torch.rand(3, generator=draws, dtype=torch.float64).tolist()
+    rows, columns = _crop_shape(height, width, draws)
+    top, left = int(places[0] * (height - rows + 1)), int(places[1] * (width - columns + 1))
+    crop = transforms.resized_crop(image, top, left, rows, columns, [size, size], antialias=True)
+    flipped: Tensor = transforms.horizontal_flip(crop) if places[2] < 0.5 else crop
+    return flipped
+
+
+def _crop_shape(height: int, width: int, draws: torch.Generator) -> tuple[int, int]:
+    """Rows and columns of a random crop: area uniform in AREA, log of the aspect uniform, drawn again if it sticks out.
+
+    After CROP_TRIES the largest crop with an aspect within the limits.
+    """
+    areas, aspects = torch.rand(2, CROP_TRIES, generator=draws, dtype=torch.float64).tolist()
+    for area, aspect in zip(areas, aspects, strict=True):
+        pixels = height * width * (AREA[0] + (AREA[1] - AREA[0]) * area)
+        ratio = math.exp((2 * aspect - 1) * math.log(ASPECT))
+        rows, columns = round(math.sqrt(pixels / ratio)), round(math.sqrt(pixels * ratio))
+        if 0 < rows <= height and 0 < columns <= width:
+            return rows, columns
+    return min(height, round(width * ASPECT)), min(width, round(height * ASPECT))
+
+
+def _stack(items: Sequence[tuple[Tensor, int] | DataError]) -> tuple[Tensor, Tensor] | DataError:
+    """A batch, or the first error in it."""
+    good: list[tuple[Tensor, int]] = []
+    for item in items:
+        if isinstance(item, DataError):
+            return item
+        good.append(item)
+    return torch.stack([image for image, _ in good]), torch.tensor([label for _, label in good])
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; the main one ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _listed(part: Path) -> ImageFolder:
+    """The classes and files below a folder, sorted by name."""
+    try:
+        return ImageFolder(str(part))
+    except OSError as error:
+        raise DataError(
+            f"{part.absolute()} on {socket.gethostname()}: expected a folder of classes, each a folder of images: {error}. "
+            "data.path (--data) names the folder that holds train/ and val/; every node of a cluster reads it there"
+        ) from None
