@@ -43,8 +43,8 @@ def main() -> None:
         f"| `--executor ray` | {ray.wall:.1f} | {ray.cpu:.1f} | {ray.cpu / local.cpu:.1f} |",
         f"| `--executor local` | {local.wall:.1f} | {local.cpu:.1f} | 1 |",
         "",
-        f"The Ray executor takes {ray.wall - local.wall:.1f} s more than the local one for a search of one cycle, start and "
-        f"end of the cluster included. A further cycle takes {more['ray']:.1f} s with Ray and {more['local']:.1f} s "
+        f"The Ray executor takes {ray.wall - local.wall:.1f} s more than the local one for a search of one cycle, start "
+        f"and end of the cluster included. A further cycle takes {more['ray']:.1f} s with Ray and {more['local']:.1f} s "
         f"without ({CYCLES} cycles against one).",
     ]
     text = "\n".join(lines) + "\n"

@@ -230,7 +230,9 @@ class Chain:
             self._train(cycle, new)
             row = find_interval(self._trials(cycle, candidates), tolerance=self._experiment.tolerance)
             row = {**row, "cycle": cycle}
-            if not grid.extend or self._experiment.peaks is not None:
+            if self._experiment.peaks is not None:  # nothing was searched, so nothing has an edge
+                return row | dict.fromkeys(("lo_on_edge", "hi_on_edge", "optimum_on_edge"), False)
+            if not grid.extend:
                 return row
             grown = grid.extended(candidates, low=row["lo_on_edge"], high=row["hi_on_edge"])
             new = [max_lr for max_lr in grown if max_lr not in candidates]
@@ -337,8 +339,6 @@ class Chain:
 
     def _tell(self, row: dict[str, Any]) -> None:
         self._watch.cycle_ends(row)
-        if self._experiment.peaks is not None:
-            return
         ends = [name for name, flag in (("lower", "lo_on_edge"), ("upper", "hi_on_edge")) if row[flag]]
         if ends:
             what = "the optimum" if row["optimum_on_edge"] else "the interval"

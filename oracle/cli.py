@@ -1,7 +1,6 @@
 """The command `oracle`."""
 
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -89,8 +88,8 @@ def search(
     from oracle.chain import run_oracle
     from oracle.live import LiveView
 
-    # A file of its own: what Ray prints to sys.stdout and sys.stderr while it trains is thrown away.
-    view = LiveView(Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w"), highlight=False))
+    # The stream itself: while Ray trains, the names sys.stdout and sys.stderr lead nowhere.
+    view = LiveView(Console(file=sys.stderr, highlight=False))
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         run_oracle(
@@ -177,7 +176,9 @@ def presets(as_json: AsJson = False) -> None:
         )
 
 
-@app.command(epilog="Example: oracle convert vit_b_16.pth --network vit-b-16 --classes 10 --side 384 --out vit.safetensors")
+@app.command(
+    epilog="Example: oracle convert vit_b_16.pth --network vit-b-16 --classes 10 --side 384 --out vit.safetensors"
+)
 def convert(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A torchvision checkpoint (.pth).")],
     network: Annotated[str, typer.Option(help="resnet50, mobilenetv2 or vit-b-16.")],

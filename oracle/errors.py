@@ -7,6 +7,7 @@ Error
 ├── ScheduleError     a schedule cannot be laid over the training
 ├── MaskError         masks that do not fit, regrow, or cannot be shrunk as asked
 ├── TableError        a table of intervals cannot be used
+├── CurveError        one of SILO's numbers, or a range to look for it in, cannot be used
 ├── FolderError       a run's folder cannot be used: another experiment, not writable, full
 ├── DivergedError     every candidate of a cycle diverged
 ├── TrialError        a training crashed: names search, cycle, max_lr and seed
@@ -44,6 +45,10 @@ class MaskError(Error, ValueError):
 
 class TableError(Error, ValueError):
     """A table of intervals cannot be used."""
+
+
+class CurveError(Error, ValueError):
+    """One of SILO's numbers, or a range to look for it in, cannot be used."""
 
 
 class FolderError(Error, ValueError):

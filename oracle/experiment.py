@@ -197,7 +197,11 @@ class Experiment(_Model):
     @field_validator("peaks", mode="before")
     @classmethod
     def _one_number_is_for_all_cycles(cls, peaks: Any) -> Any:
-        return tuple(peaks) if isinstance(peaks, list) else (peaks,) if isinstance(peaks, int | float) else peaks
+        if isinstance(peaks, int | float):
+            return (peaks,)
+        if peaks is not None and not isinstance(peaks, list | tuple):
+            raise ValueError(f"expected one max_lr, or a list of one for each cycle, found {peaks!r}")
+        return peaks if peaks is None else tuple(peaks)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

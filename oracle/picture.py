@@ -10,7 +10,9 @@ import pyarrow as pa
 
 from oracle.errors import FolderError
 
-if "MPLCONFIGDIR" not in os.environ:  # else matplotlib keeps its list of fonts in the home folder; making it takes 0.1 s
+if (
+    "MPLCONFIGDIR" not in os.environ
+):  # else matplotlib keeps its list of fonts in the home folder; making it takes 0.1 s
     _SCRATCH = tempfile.TemporaryDirectory(prefix="oracle-matplotlib-")
     os.environ["MPLCONFIGDIR"] = _SCRATCH.name
 

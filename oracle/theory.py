@@ -12,6 +12,7 @@ from scipy.special import erfcinv
 from oracle.errors import Error
 
 Numbers = npt.NDArray[np.float64]
+FINITE = float(np.finfo(np.float64).max)
 
 
 class DomainError(Error, ValueError):
@@ -25,7 +26,7 @@ def energy_kept(p: npt.ArrayLike, k: npt.ArrayLike) -> Numbers:
 
     The factor in brackets of Theorem 1. t is computed as erfc^-1(u), which is exact where 1 - u rounds to 1.
 
-    Domain: p in [0, 1], k >= 0, not only whole numbers; they broadcast. 1 at k = 0 (and p = 0), falling to 0 for k to
+    Domain: p in [0, 1]; k >= 0, whole or not, or infinite; they broadcast. 1 at k = 0 (and p = 0), falling to 0 for k to
     infinity (and p = 1 with k > 0). Flat at k = 0: the first weights to go are almost 0.
 
     Source: Liu et al. 2023, equation 1.
@@ -34,7 +35,7 @@ def energy_kept(p: npt.ArrayLike, k: npt.ArrayLike) -> Numbers:
     [1.0, 0.996, 0.459]
     """
     rate = _checked("p", p, high=1.0)
-    rounds = _checked("k", k)
+    rounds = _checked("k", k, high=np.inf)
     kept = (1.0 - rate) ** rounds
     threshold = erfcinv(np.where(kept > 0, kept, 1.0))  # at 0 it is infinite, and its term 0
     return np.asarray(kept + np.sqrt(4.0 / np.pi) * threshold * np.exp(-(threshold**2)))
@@ -93,12 +94,11 @@ def learning_rate_bound(
     return np.asarray(np.sqrt(norm / (constant * bound)))
 
 
-def _checked(name: str, value: npt.ArrayLike, *, positive: bool = False, high: float = np.inf) -> Numbers:
+def _checked(name: str, value: npt.ArrayLike, *, positive: bool = False, high: float = FINITE) -> Numbers:
     """Raises DomainError where a number is NaN or outside [0, high], or 0 if it must be positive."""
     numbers = np.asarray(value, dtype=np.float64)
     wrong = ~((numbers > 0 if positive else numbers >= 0) & (numbers <= high))
-    wrong |= np.isinf(numbers) & (name != "k")
     if wrong.any():
-        domain = f"in [0, {high:g}]" if np.isfinite(high) else "positive" if positive else "at least 0"
-        raise DomainError(f"{name}: found {numbers[wrong].flat[0]:g}, expected finite numbers {domain}")
+        domain = "in [0, 1]" if high == 1 else "above 0" if positive else "of at least 0"
+        raise DomainError(f"{name}: found {numbers[wrong].flat[0]:g}, expected a number {domain}")
     return numbers

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from oracle.errors import Error
+from oracle.errors import CurveError, Error
 from search_spaces.silo import RECOMMENDED, WIDE
-from silo_fit.curve import CurveError, SiloCurve
+from silo_fit.curve import SiloCurve
 from silo_fit.fit import CycleFit, Fit, check, fit
 from silo_fit.tables import read_intervals
 

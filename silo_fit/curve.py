@@ -7,13 +7,9 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from oracle.errors import Error
+from oracle.errors import CurveError
 
 Floats = NDArray[np.float64]
-
-
-class CurveError(Error, ValueError):
-    """One of SILO's numbers, or a range to look for it in, cannot be used."""
 
 
 def shape(cycle: ArrayLike, q: ArrayLike, beta: ArrayLike, pruning_rate: float) -> Floats:

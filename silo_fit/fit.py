@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from oracle.errors import CurveError
 from search_spaces.silo import PAPER_DEFAULT, RECOMMENDED, WIDE, Range, SiloRanges
 from silo_fit.certify import Certificate, certify, constant_hits
-from silo_fit.curve import CurveError, SiloCurve
+from silo_fit.curve import SiloCurve
 from silo_fit.feasible import NAMES, BestCurves, Solution, explore, solve
 from silo_fit.tables import TOLERANCE, Intervals, parse_intervals
 

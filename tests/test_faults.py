@@ -35,7 +35,9 @@ def test_driver_killed_twice_in_mid_pack_ends_with_the_same_bits(tmp_path: Path,
     moments: list[tuple[float, set[tuple[int, int, float]]]] = []
     for _ in range(2):
         process = start(tmp_path, "--executor", "local")
-        fresh = until(functools.partial(checkpointed, tmp_path, beyond=tuple(seen)), "a checkpoint of a pack not seen before")
+        fresh = until(
+            functools.partial(checkpointed, tmp_path, beyond=tuple(seen)), "a checkpoint of a pack not seen before"
+        )
         kill(process)
         seen += fresh
         moments.append((time.time(), rows_there(tmp_path)))

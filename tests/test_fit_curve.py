@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oracle.errors import CurveError
 from search_spaces.silo import RECOMMENDED, SiloRanges
-from silo_fit.curve import CurveError, SiloCurve, shape
+from silo_fit.curve import SiloCurve, shape
 
 curves = st.builds(
     SiloCurve,

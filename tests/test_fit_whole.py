@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from oracle.errors import CurveError
 from silo_fit import fit as fit_module
-from silo_fit.curve import CurveError, SiloCurve
+from silo_fit.curve import SiloCurve
 from silo_fit.fit import check, fit, trainings
 from silo_fit.tables import parse_intervals, read_intervals
 

@@ -87,6 +87,7 @@ def test_peaks_of_the_experiment_are_trained_and_nothing_else(tmp_path):
     assert experiment.num_trainings == 2
     assert run_oracle(experiment, tmp_path, executor="local")["max_lr"].to_pylist() == [0.05, 0.2]
     assert sorted(read_trials(tmp_path)["max_lr"].to_pylist()) == [0.05, 0.2]
+    assert not any(row["lo_on_edge"] or row["hi_on_edge"] for row in read_oracle(tmp_path).to_pylist())
     assert read_experiment(Folder(tmp_path)) == experiment
     run_oracle(narrow("peaks=[0.05, 0.2, 0.3]", "pruning.cycles=2"), tmp_path, executor="local")
     assert read_oracle(tmp_path)["max_lr"].to_pylist() == [0.05, 0.2, 0.3]
@@ -105,7 +106,7 @@ def test_one_peak_is_for_all_cycles(tmp_path):
         ("[]", "found 0"),
         ("[0.1, 0]", "peaks.1: found 0"),
         ("-1", "peaks.0: found -1"),
-        ("fast", "peaks: found 'fast'"),
+        ("fast", "peaks: expected one max_lr, or a list of one for each cycle, found 'fast'"),
         ("[0.1, true]", r"peaks\.1"),
     ],
 )

@@ -49,9 +49,7 @@ def train(
         for group in [list(candidates)] if chosen == "pack" else [[max_lr] for max_lr in candidates]:
             trainer = make_trainer(chosen, experiment, seed, images, parent, device, num_candidates=len(group))
             started = time.perf_counter()
-            scores = run_trainer(
-                trainer, experiment, images, cycle=cycle, seed=seed, candidates=group, device=device
-            )
+            scores = run_trainer(trainer, experiment, images, cycle=cycle, seed=seed, candidates=group, device=device)
             seconds = (time.perf_counter() - started) / len(group)
             rows += trial_rows(scores, images, cycle=cycle, seed=seed, candidates=group, parent=parent, seconds=seconds)
             for index, max_lr in enumerate(group):
