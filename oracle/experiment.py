@@ -52,6 +52,7 @@ class Data(_Model):
     source: Literal["digits", "cifar10", "cifar100", "parquet", "folder"]
     path: str | None = None
     validation: PositiveInt = 5000  # images
+    train: PositiveInt | None = None  # images to train on, fewer for a shortened run; None: all that are left
     augment: Literal["none", "crop-flip", "resized-crop-flip"] = "none"
     resolution: PositiveInt | None = None  # pixels a side; None: as stored (a folder: 224)
 

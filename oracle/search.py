@@ -9,6 +9,7 @@ own restore repeats finished trials, so what is missing is decided from our reco
 import contextlib
 import functools
 import io
+import logging
 import os
 import secrets
 import signal
@@ -248,6 +249,7 @@ def _start_guard(files: Path) -> subprocess.Popen[bytes]:
 def _connect(address: str | None, slots: int | None, files: Path) -> None:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what failed is said once, by us
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
     if address in {None, "local"}:
         if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):

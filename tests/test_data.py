@@ -362,6 +362,15 @@ def test_training_and_validation_share_no_image_and_miss_none(augment):
     assert sorted(trained + validated) == list(range(60))
 
 
+def test_a_shortened_training_set_keeps_the_validation_images(tiny):
+    whole = load_images(tiny(), CPU)
+    short = load_images(tiny("data.train=600"), CPU)
+    assert (short.num_train, short.num_validation) == (600, whole.num_validation)
+    assert torch.equal(next(iter(short.validation()))[1], next(iter(whole.validation()))[1])
+    with pytest.raises(DataError, match=r"data\.train: found 5000, but 938 images are left"):
+        load_images(tiny("data.train=5000"), CPU)
+
+
 def test_the_split_is_the_same_for_every_seed_and_schedule(tiny):
     first = load_images(tiny(), CPU)
     other = load_images(tiny("seeds=[5]", "training.epochs=9", "grid={low: 1, high: 2, points: 3}"), CPU)

@@ -29,6 +29,7 @@ def load_images(experiment: Experiment, device: torch.device, raw: RawImages | N
         images = DeviceImages(
             raw,
             validation=data.validation,
+            train=data.train,
             augment=data.augment,
             resolution=data.resolution,
             device=device,
@@ -40,6 +41,7 @@ def load_images(experiment: Experiment, device: torch.device, raw: RawImages | N
         images = StreamImages(
             Path(data.path).expanduser(),
             validation=data.validation,
+            train=data.train,
             augment=data.augment,
             resolution=data.resolution,
             device=device,

@@ -55,6 +55,7 @@ class DeviceImages:
         raw: RawImages,
         *,
         validation: int,
+        train: int | None = None,
         augment: str,
         resolution: int | None = None,
         device: torch.device,
@@ -62,9 +63,10 @@ class DeviceImages:
     ) -> None:
         """Splits off `validation` images once, the same for every seed. Raises DataError where none would be left.
 
-        `resolution`: pixels a side that batches are resized to; images lie on the device as they are stored.
+        `train`: images to train on, all that are left by default. `resolution`: pixels a side that batches are resized
+        to; images lie on the device as they are stored.
         """
-        kept, held_out = split(len(raw.train_labels), validation)
+        kept, held_out = split(len(raw.train_labels), validation, train)
         if augment not in {"none", "crop-flip"}:
             raise DataError(f"data.augment {augment} is for image folders; this source knows none and crop-flip")
         self.num_classes = raw.num_classes
@@ -144,15 +146,20 @@ class DeviceImages:
         return self._normal(cropped)
 
 
-def split(available: int, validation: int) -> tuple[list[int], list[int]]:
+def split(available: int, validation: int, train: int | None = None) -> tuple[list[int], list[int]]:
     """Indices of the images to train on, and of `validation` held out: the same for every seed.
 
-    Raises DataError where either would be empty.
+    `train`: how many of those that are left are trained on; None: all. Raises DataError where a part would be empty or
+    there are not enough.
     """
     if not 0 < validation < available:
         raise DataError(f"data.validation: found {validation}, but there are {available} training images to split")
     order = torch.randperm(available, generator=generator("validation split")).tolist()
-    return order[validation:], order[:validation]
+    if train is not None and train > available - validation:
+        raise DataError(
+            f"data.train: found {train}, but {available - validation} images are left beside the validation set"
+        )
+    return order[validation:][:train], order[:validation]
 
 
 def check_sample(size: int, num_train: int) -> None:

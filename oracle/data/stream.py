@@ -50,6 +50,7 @@ class StreamImages:
         root: Path,
         *,
         validation: int,
+        train: int | None = None,
         augment: str,
         resolution: int | None = None,
         device: torch.device,
@@ -58,25 +59,26 @@ class StreamImages:
     ) -> None:
         """Splits off `validation` training images once, the same for every seed.
 
-        `workers`: processes that decode; by default 16 or the cores where there is a GPU to feed, and none on a CPU,
-        whose cores train. Raises DataError for a folder that is missing, has no classes or not the same in both parts.
+        `train`: images to train on, all that are left by default. `workers`: processes that decode; by default 16 or the
+        cores where there is a GPU to feed, and none on a CPU, whose cores train. Raises DataError for a folder that is
+        missing, has no classes or not the same in both parts.
         """
         if augment not in {"none", "resized-crop-flip"}:
             raise DataError(f"data.augment {augment} is not for image folders, which know none and resized-crop-flip")
-        train, test = _listed(root / "train"), _listed(root / "val")
-        if train.classes != test.classes:
-            differ = sorted(set(train.classes) ^ set(test.classes))
+        listed, test = _listed(root / "train"), _listed(root / "val")
+        if listed.classes != test.classes:
+            differ = sorted(set(listed.classes) ^ set(test.classes))
             raise DataError(
-                f"{root}: train has {len(train.classes)} classes and val {len(test.classes)}, expected the same in both; "
+                f"{root}: train has {len(listed.classes)} classes and val {len(test.classes)}, expected the same in both; "
                 f"only one of them has {', '.join(differ[:5])}"
             )
-        kept, held_out = split(len(train.samples), validation)
+        kept, held_out = split(len(listed.samples), validation, train)
         size = resolution or RESOLUTION
-        self.num_classes = len(train.classes)
+        self.num_classes = len(listed.classes)
         self.input_shape = (3, size, size)
         self.num_train, self.num_validation = len(kept), len(held_out)
-        self._train = [train.samples[index] for index in kept]
-        self._validation = [train.samples[index] for index in held_out]
+        self._train = [listed.samples[index] for index in kept]
+        self._validation = [listed.samples[index] for index in held_out]
         self._test = test.samples
         self._augment = augment == "resized-crop-flip"
         self._device = device
