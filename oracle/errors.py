@@ -8,6 +8,7 @@ Error
 ├── MaskError         masks that do not fit, regrow, or cannot be shrunk as asked
 ├── TableError        a table of intervals cannot be used
 ├── CurveError        one of SILO's numbers, or a range to look for it in, cannot be used
+├── DomainError       a formula of the theory is asked outside its domain
 ├── FolderError       a run's folder cannot be used: another experiment, not writable, full
 ├── DivergedError     every candidate of a cycle diverged
 ├── TrialError        a training crashed: names search, cycle, max_lr and seed
@@ -49,6 +50,10 @@ class TableError(Error, ValueError):
 
 class CurveError(Error, ValueError):
     """One of SILO's numbers, or a range to look for it in, cannot be used."""
+
+
+class DomainError(Error, ValueError):
+    """A formula of the theory is asked outside its domain."""
 
 
 class FolderError(Error, ValueError):

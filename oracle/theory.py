@@ -9,14 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import erfcinv
 
-from oracle.errors import Error
+from oracle.errors import DomainError
 
 Numbers = npt.NDArray[np.float64]
 FINITE = float(np.finfo(np.float64).max)
-
-
-class DomainError(Error, ValueError):
-    """A number lies outside the domain of a formula."""
 
 
 def energy_kept(p: npt.ArrayLike, k: npt.ArrayLike) -> Numbers:
