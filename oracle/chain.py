@@ -45,6 +45,9 @@ from oracle.weights import (
 from oracle.work import Job, Pack, Settings, missing, versions
 
 
+GPU_PACK = 16  # candidates a pack at most: more are thought to saturate a GPU, and memory grows with each
+
+
 class Executor(Protocol):
     """Whoever trains packs: this process, or a Ray cluster."""
 
@@ -94,7 +97,9 @@ def run_oracle(
         chosen = choose_backend(network, device) if backend == "auto" else backend
         if isinstance(trainer, LocalExecutor) and slots is None:
             trainer.slots = default_slots(chosen, device)
-        size = pack_size or fair_pack_size(len(experiment.candidates(0)), len(experiment.seeds), trainer.slots, chosen)
+        size = pack_size or fair_pack_size(
+            len(experiment.candidates(0)), len(experiment.seeds), trainer.slots, chosen, device
+        )
         settings = _settings(folder, chosen, backend, device, size, pack_size, watch)
         job = Job(
             folder=folder,
@@ -157,7 +162,7 @@ def open_folder(out: str | Path, experiment: Experiment) -> Folder:
     return folder
 
 
-def fair_pack_size(num_candidates: int, num_seeds: int, slots: int, backend: Backend) -> int:
+def fair_pack_size(num_candidates: int, num_seeds: int, slots: int, backend: Backend, device: str = "cpu") -> int:
     """Candidates a pack so that all slots finish together, with as few packs as that allows.
 
     A pack costs its candidates and, in the same unit, what every pack pays anew: its start, and for the pack backend the
@@ -169,7 +174,8 @@ def fair_pack_size(num_candidates: int, num_seeds: int, slots: int, backend: Bac
         rounds = -(-num_seeds * -(-num_candidates // size) // slots)
         return rounds * (size + overhead)
 
-    return min(range(num_candidates, 0, -1), key=makespan)
+    largest = min(num_candidates, GPU_PACK) if device == "cuda" else num_candidates
+    return min(range(largest, 0, -1), key=makespan)
 
 
 def plan_packs(cycle: int, candidates: Sequence[float], seeds: Sequence[int], chain: str, size: int) -> list[Pack]:
@@ -295,10 +301,10 @@ class Chain:
         winners: dict[int, Winner] = {}
         again: dict[int, Pack] = {}
         for seed in self._experiment.seeds:
-            pack = _committed_with(trials, seed, max_lr)
-            masks = self._parent(cycle, seed).masks
             winner = read_winner(self._folder, cycle, seed, chain, max_lr)
-            winner = winner or read_final(self._folder, cycle, pack.name, max_lr, masks)
+            if winner is None:
+                pack = _committed_with(trials, seed, max_lr)
+                winner = read_final(self._folder, cycle, pack.name, max_lr, self._parent(cycle, seed).masks)
             if winner is None:
                 again[seed] = pack
             else:

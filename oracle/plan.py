@@ -63,7 +63,7 @@ def plan(
         slots = cores if executor == "ray" else default_slots(chosen, device.type)
     seeds, cycles = len(experiment.seeds), experiment.pruning.cycles + 1
     candidates = experiment.candidates(0)
-    size = pack_size or fair_pack_size(len(candidates), seeds, slots, chosen)
+    size = pack_size or fair_pack_size(len(candidates), seeds, slots, chosen, device.type)
     steps_per_training = experiment.training.epochs * (images.num_train // experiment.training.batch_size)
     together = size if chosen == "pack" else 1
     state_bytes = sum(value.numel() * value.element_size() for value in network.state_dict().values())

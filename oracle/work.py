@@ -100,8 +100,13 @@ def run_pack(job: Job, pack: Pack, images: Images, progress: Callable[[float], N
             rates = ", ".join(f"{max_lr:g}" for max_lr in group.candidates)
             raise TrialError(
                 f"search {job.experiment.name}, cycle {group.cycle}, seed {group.seed}, max_lr {rates}: the training "
-                f"crashed: {type(error).__name__}: {error}"
+                f"crashed: {type(error).__name__}: {error}{_way_out(error)}"
             ) from error
+
+
+def _way_out(error: Exception) -> str:
+    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return ". Smaller packs (--pack-size, in a new folder) and fewer slots need less memory" if out_of_memory else ""
 
 
 def missing(folder: Folder, pack: Pack) -> list[float]:
