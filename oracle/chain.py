@@ -44,7 +44,6 @@ from oracle.weights import (
 )
 from oracle.work import Job, Pack, Settings, missing, versions
 
-
 GPU_PACK = 16  # candidates a pack at most: more are thought to saturate a GPU, and memory grows with each
 
 
