@@ -104,7 +104,7 @@ def check_command(
         result = {"source": intervals.name, "curve": curve.as_dict(), "hits": hits, "num_cycles": len(rows)}
         print(json.dumps({**result, "per_cycle": fields, "warnings": intervals.warnings}, indent=2, allow_nan=False))
         return
-    console = Console()
+    console = Console(soft_wrap=True)
     console.print(f"[bold]{escape(intervals.name)}[/bold], pruning rate {intervals.pruning_rate:g}")
     console.print(_cycle_table(rows))
     console.print(f"[bold]{hits} of {len(rows)}[/bold] intervals hit by {_numbers(curve)}")
@@ -179,7 +179,7 @@ def _cycle_table(rows: tuple[CycleFit, ...]) -> Table:
 
 def _print_fit(result: Fit) -> None:
     """Print a fit for people, what matters most first."""
-    console = Console()
+    console = Console(soft_wrap=True)
     curve = result.curve
     searched = f"q in [{result.settings['q'][0]:g}, {result.settings['q'][1]:g}], "
     searched += f"beta in [{result.settings['beta'][0]:g}, {result.settings['beta'][1]:g}]"
