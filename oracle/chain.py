@@ -10,28 +10,31 @@ from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from torch import nn
 
 from oracle.data import load_images, read_whole
 from oracle.data.images import Images
 from oracle.data.sources import RawImages
 from oracle.diagnostics import diagnose, diagnostics_of_winner, write_diagnostics
-from oracle.errors import ExperimentError, FolderError
+from oracle.errors import ClusterError, ExperimentError, FolderError
 from oracle.experiment import Experiment, differences, experiment_from_yaml
 from oracle.intervals import find_interval
-from oracle.local import LocalExecutor, default_slots
+from oracle.local import LocalExecutor
 from oracle.pruning import next_masks
 from oracle.pruning.masks import emptied_layers
 from oracle.records import (
     cycle_folder,
+    done_trials,
     lineage,
     merge_trials,
     oracle_rows,
     read_experiment,
+    set_aside,
     trials_of_cycle,
     write_oracle,
 )
-from oracle.storage import Folder
-from oracle.training import Backend, check_rewind_step, choose_backend, default_device
+from oracle.storage import Folder, expanded
+from oracle.training import Backend, check_backend, check_rewind_step, choose_backend, default_device
 from oracle.training.parents import Parent, Winner, first_parent, fresh_network, next_parent, parent_network
 from oracle.training.schedules import learning_rates
 from oracle.watch import Watch
@@ -51,6 +54,10 @@ class Executor(Protocol):
     """Whoever trains packs: this process, or a Ray cluster."""
 
     slots: int
+    device: str  # that packs train on: "cpu" or "cuda"
+
+    def prove_folder(self, folder: Folder) -> None:
+        """Let every machine that may train show that it can write into the folder."""
 
     def run(self, job: Job, packs: Sequence[Pack], raw: RawImages | None, watch: Watch) -> None:
         """Train what the packs lack."""
@@ -82,6 +89,10 @@ def run_oracle(
     Raises an `oracle.errors.Error`: FolderError for a folder of another experiment or a full disk, DataError, NetworkError
     and ExperimentError before anything is trained, DivergedError, TrialError or ClusterError while it runs.
     """
+    check_flags(executor=executor, backend=backend, slots=slots, pack_size=pack_size)
+    _check_choice("carry", carry, ("keep", "retrain"))
+    if not (isinstance(checkpoint_seconds, int | float) and checkpoint_seconds >= 0):
+        raise ExperimentError(f"checkpoint_seconds: expected a number from 0 on, found {checkpoint_seconds!r}")
     watch = watch or Watch()
     if peaks is not None:
         experiment = _with_peaks(experiment, peaks)
@@ -89,17 +100,24 @@ def run_oracle(
     raw = read_whole(experiment.data)
     images = load_images(experiment, default_device(), raw)
     check_experiment(experiment, images)
-    folder = open_folder(out, experiment)
-    trainer, device = _executor(executor, address, slots, folder)
+    folder = Folder(out)
+    check_folder(folder, experiment)
+    network = fresh_network(experiment, images, experiment.seeds[0])
+    trainer: Executor
+    if executor == "local":
+        trainer = LocalExecutor(slots=slots, backend=_backend(backend, network, default_device().type))
+    else:
+        from oracle.search import RayExecutor
+
+        trainer = RayExecutor(address=address, slots=slots)
     try:
-        network = fresh_network(experiment, images, experiment.seeds[0])
-        chosen = choose_backend(network, device) if backend == "auto" else backend
-        if isinstance(trainer, LocalExecutor) and slots is None:
-            trainer.slots = default_slots(chosen, device)
+        trainer.prove_folder(folder)
+        folder.put("experiment.yaml", experiment.to_yaml().encode())
+        chosen = _backend(backend, network, trainer.device)
         size = pack_size or fair_pack_size(
-            len(experiment.candidates(0)), len(experiment.seeds), trainer.slots, chosen, device
+            len(experiment.candidates(0)), len(experiment.seeds), trainer.slots, chosen, trainer.device
         )
-        settings = _settings(folder, chosen, backend, device, size, pack_size, watch)
+        settings = _settings(folder, chosen, backend, trainer.device, size, pack_size, watch)
         job = Job(
             folder=folder,
             experiment=experiment,
@@ -111,6 +129,15 @@ def run_oracle(
     finally:
         watch.ends()
         trainer.close()
+
+
+def check_flags(*, executor: str, backend: str, slots: int | None, pack_size: int | None) -> None:
+    """Raises ExperimentError where one of them is none of what `run_oracle` takes."""
+    _check_choice("executor", executor, ("ray", "local"))
+    check_backend(backend)
+    for name, count in (("slots", slots), ("pack_size", pack_size)):
+        if count is not None and not (type(count) is int and count >= 1):
+            raise ExperimentError(f"{name}: expected a whole number from 1 on, or None, found {count!r}")
 
 
 def check_experiment(experiment: Experiment, images: Images) -> None:
@@ -130,12 +157,11 @@ def check_experiment(experiment: Experiment, images: Images) -> None:
     next_masks(network, None, method=pruning.method, rate=pruning.rate, batch=batch, prune_output=pruning.prune_output)
 
 
-def open_folder(out: str | Path, experiment: Experiment) -> Folder:
-    """The folder of this experiment's run: new, or one to go on in.
+def check_folder(folder: Folder, experiment: Experiment) -> None:
+    """Let a folder pass that is new, or whose run this experiment goes on with: the same, more seeds or more cycles.
 
-    More seeds or more cycles go on; FolderError names what else differs.
+    FolderError names what else differs.
     """
-    folder = Folder(out)
     if folder.read("experiment.yaml") is None:
         if folder.read("oracle.parquet") is not None:
             raise FolderError(f"{folder.url}: holds oracle.parquet but no experiment.yaml; choose an empty folder")
@@ -157,8 +183,6 @@ def open_folder(out: str | Path, experiment: Experiment) -> Folder:
                 f"{folder.url} holds a run of another experiment; choose another folder with --out, or the same "
                 "experiment. They differ in\n  " + "\n  ".join(differ)
             )
-    folder.write("experiment.yaml", experiment.to_yaml().encode())
-    return folder
 
 
 def fair_pack_size(num_candidates: int, num_seeds: int, slots: int, backend: Backend, device: str = "cpu") -> int:
@@ -208,7 +232,7 @@ class Chain:
         """Every cycle that is missing. Returns the table of all."""
         cycles = self._experiment.pruning.cycles
         self._watch.starts(experiment=self._experiment, folder=self._folder)
-        rows = oracle_rows(self._folder)
+        rows = self._known_rows()
         for cycle in range(cycles + 1):
             row = self._choose(cycle)
             known = rows[cycle] if cycle < len(rows) else None
@@ -226,11 +250,22 @@ class Chain:
             self._tell(row)
         return write_oracle(self._folder, self._experiment, rows)
 
+    def _known_rows(self) -> list[dict[str, Any]]:
+        try:
+            return oracle_rows(self._folder)
+        except FolderError:
+            self._watch.says("oracle.parquet cannot be read, and is made anew from the trials")
+            return []
+
     def _choose(self, cycle: int) -> dict[str, Any]:
         """The cycle's row, from its trials; trains the missing ones, and grows the grid where that is asked for."""
         grid = self._experiment.grid
         candidates = self._experiment.candidates(cycle)
         new: Sequence[float] = candidates
+        for name in set_aside(self._folder, cycle):
+            self._watch.says(
+                f"{name}: is not whole, and was renamed to end in .unreadable; its trials are trained again"
+            )
         while True:
             self._train(cycle, new)
             row = find_interval(self._trials(cycle, candidates), tolerance=self._experiment.tolerance)
@@ -249,7 +284,8 @@ class Chain:
         chain = lineage(self._optima)
         size = self._job.settings.pack_size
         packs = plan_packs(cycle, candidates, self._experiment.seeds, chain, size)
-        lacking = {pack: missing(self._folder, pack) for pack in packs}
+        done = done_trials(self._folder, cycle, chain)
+        lacking = {pack: missing(pack, done) for pack in packs}
         todo = [pack for pack, rates in lacking.items() if rates]
         if not todo:
             return
@@ -291,7 +327,11 @@ class Chain:
     def _winner(self, cycle: int, seed: int) -> Winner:
         chain, max_lr = lineage(self._optima[:cycle]), self._optima[cycle]
         winner = read_winner(self._folder, cycle, seed, chain, max_lr)
-        return winner if winner is not None else self._winners(cycle)[seed]
+        if winner is None:
+            winner = self._winners(cycle)[seed]
+            merge_trials(self._folder, cycle, chain)
+            self._clean(cycle)
+        return winner
 
     def _winners(self, cycle: int) -> dict[int, Winner]:
         """Keep each seed's network at the optimum. Those whose weights are not there are trained once more."""
@@ -312,10 +352,16 @@ class Chain:
             self._watch.says(
                 f"cycle {cycle}: training the winners of seeds {sorted(again)} once more for their weights"
             )
+            trials_again = sum(len(pack.candidates) for pack in again.values())
+            self._watch.cycle_starts(cycle=cycle, lineage=chain, packs=len(again), trials=trials_again)
             self._executor.run(self._job, list(again.values()), self._raw, self._watch)
             for seed, pack in again.items():
                 winner = read_final(self._folder, cycle, pack.name, max_lr, self._parent(cycle, seed).masks)
-                assert winner is not None, "a pack trained again leaves its weights"
+                if winner is None:
+                    raise ClusterError(
+                        f"search {self._experiment.name}, cycle {cycle}, seed {seed}, max_lr {max_lr:g}: trained once "
+                        "more, but its weights are not there; run the same command again"
+                    )
                 winners[seed] = winner
         for seed, winner in winners.items():
             write_winner(self._folder, cycle, seed, chain, max_lr, winner)
@@ -346,10 +392,14 @@ class Chain:
         self._watch.cycle_ends(row)
         ends = [name for name, flag in (("lower", "lo_on_edge"), ("upper", "hi_on_edge")) if row[flag]]
         if ends:
-            what = "the optimum" if row["optimum_on_edge"] else "the interval"
+            what = "the optimum lies" if row["optimum_on_edge"] else "the interval ends"
+            way_out = (
+                f"it grew as far as grid.max_extra = {self._experiment.grid.max_extra} and the spacing let it"
+                if self._experiment.grid.extend
+                else "grid.extend=true lets the grid grow"
+            )
             self._watch.says(
-                f"cycle {row['cycle']}: {what} ends on the grid's {' and '.join(ends)} edge and may reach further; "
-                "grid.extend=true lets the grid grow"
+                f"cycle {row['cycle']}: {what} on the grid's {' and '.join(ends)} edge and may reach further; {way_out}"
             )
 
 
@@ -361,11 +411,20 @@ def _committed_with(trials: pa.Table, seed: int, max_lr: float) -> Pack:
     return Pack(cycle=own["cycle"], seed=seed, candidates=tuple(candidates), lineage=own["lineage"], again=True)
 
 
+def _check_choice(name: str, found: str, allowed: Sequence[str]) -> None:
+    if found not in allowed:
+        raise ExperimentError(f"{name}: expected one of {', '.join(allowed)}, found {found!r}")
+
+
+def _backend(asked: Literal["auto", "plain", "pack"], network: nn.Module, device: str) -> Backend:
+    return choose_backend(network, device) if asked == "auto" else asked
+
+
 def _with_absolute_path(experiment: Experiment) -> Experiment:
     """Workers run in folders of their own."""
     if experiment.data.path is None:
         return experiment
-    data = experiment.data.model_copy(update={"path": str(Path(experiment.data.path).expanduser().absolute())})
+    data = experiment.data.model_copy(update={"path": str(expanded(experiment.data.path).absolute())})
     return experiment.model_copy(update={"data": data})
 
 
@@ -386,21 +445,6 @@ def _comparable(experiment: Experiment, cycles: int) -> dict[str, Any]:
     return fields
 
 
-def _executor(kind: str, address: str | None, slots: int | None, folder: Folder) -> tuple[Executor, str]:
-    """The executor, and the device that its packs train on."""
-    if kind == "local":
-        return LocalExecutor(slots=slots or 1), default_device().type
-    from oracle.search import RayExecutor
-
-    executor = RayExecutor(address=address, slots=slots)
-    try:
-        executor.prove_folder(folder)
-    except BaseException:
-        executor.close()
-        raise
-    return executor, "cuda" if executor.has_gpu else "cpu"
-
-
 def _settings(
     folder: Folder, backend: Backend, asked: str, device: str, size: int, size_asked: int | None, watch: Watch
 ) -> Settings:
@@ -412,9 +456,10 @@ def _settings(
         return settings
     try:
         settings = Settings.from_json(content)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError) as error:
         raise FolderError(
-            f"{folder / 'settings.json'}: cannot be read; it is JSON as `oracle search` writes it"
+            f"{folder / 'settings.json'}: cannot be read ({error}). It holds how this run is computed; delete it to have "
+            "that chosen anew: what is finished stays, the last digits of what follows may differ"
         ) from None
     wrong = []
     if settings.device != device:

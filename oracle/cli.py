@@ -7,13 +7,16 @@ from collections.abc import Callable
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from oracle.errors import BudgetError, Error
+from oracle.errors import BudgetError, Error, FolderError
 from oracle.experiment import Experiment, load_experiment, preset_names
+
+if TYPE_CHECKING:
+    from oracle.plan import Plan
 
 app = typer.Typer(
     add_completion=False,
@@ -53,6 +56,7 @@ Set = Annotated[
 ]
 DataPath = Annotated[str | None, typer.Option("--data", metavar="DIR", help="Where the images lie (data.path).")]
 Executor = Annotated[ExecutorName, typer.Option(help="Ray Tune, or this process alone.")]
+Address = Annotated[str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster: local, auto or HOST:PORT.")]
 Slots = Annotated[int | None, typer.Option(min=1, help="Packs trained at a time; all that fit by default.")]
 Backend = Annotated[BackendName, typer.Option(help="Candidates in packs, or one by one in plain PyTorch.")]
 PackSize = Annotated[int | None, typer.Option(min=1, help="Candidates in a pack, at most.")]
@@ -65,9 +69,7 @@ def search(
     preset: Preset,
     out: Annotated[str | None, typer.Option(help="The run's folder: local, s3:// or gs://. [runs/NAME]")] = None,
     executor: Executor = ExecutorName.ray,
-    address: Annotated[
-        str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster: local, auto or HOST:PORT.")
-    ] = None,
+    address: Address = None,
     set_: Set = None,
     data: DataPath = None,
     slots: Slots = None,
@@ -84,7 +86,7 @@ def search(
     experiment = _experiment(preset, set_, data)
     out = out or f"runs/{experiment.name}"
     if max_hours is not None:
-        _check_budget(experiment, executor, slots, backend, pack_size, max_hours)
+        _check_budget(_plan(experiment, executor, address, slots, backend, pack_size, out), max_hours)
     from oracle.chain import run_oracle
     from oracle.live import LiveView
 
@@ -113,7 +115,11 @@ def search(
 @app.command(name="plan", epilog="Example: oracle plan digits-mlp --max-hours 1")
 def plan_(
     preset: Preset,
+    out: Annotated[
+        str | None, typer.Option(help="A run's folder: what it holds already takes no more time.", show_default=False)
+    ] = None,
     executor: Executor = ExecutorName.ray,
+    address: Address = None,
     set_: Set = None,
     data: DataPath = None,
     slots: Slots = None,
@@ -124,25 +130,23 @@ def plan_(
 ) -> None:
     """Count trainings, steps and disk, time a few steps, and estimate the hours. Nothing is launched."""
     experiment = _experiment(preset, set_, data)
+    found = _plan(experiment, executor, address, slots, backend, pack_size, out)
     if max_hours is not None:
-        _check_budget(experiment, executor, slots, backend, pack_size, max_hours)
-    from oracle.live import duration
-    from oracle.plan import plan
+        _check_budget(found, max_hours)
+    from oracle.live import duration, extent
 
-    found = plan(experiment, executor=executor.value, slots=slots, backend=backend.value, pack_size=pack_size)
     if as_json:
         print(json.dumps(asdict(found), indent=2))
         return
-    cycles, seeds = experiment.pruning.cycles + 1, len(experiment.seeds)
-    candidates = len(experiment.candidates(0))
+    done = f", {found.trainings_done:,} of them done" if found.trainings_done else ""
     lines = {
-        "trainings": f"{found.trainings:,} ({cycles} cycles x {candidates} candidates x {seeds} seeds)",
+        "trainings": f"{found.trainings:,} ({extent(experiment)}){done}",
         "steps": f"{found.steps:,} ({found.steps_per_training:,} a training)",
         "network": f"{experiment.network.name}, {found.parameters:,} parameters",
         "disk": f"{_size(found.disk_bytes)} at the fullest; with --carry retrain {_size(found.disk_bytes_retrain)}, "
         f"and {found.trainings_retrain - found.trainings:,} trainings more",
         "speed": f"{found.seconds_per_training:.3g} s a training, measured on one slot ({found.device}, {found.backend})",
-        "time": f"about {duration(3600 * found.hours)} on {found.slots} slots, packs of {found.pack_size}",
+        "time": f"about {duration(3600 * found.hours)} {_where(found)}",
     }
     console = Console(highlight=False, soft_wrap=True)
     for name, text in lines.items():
@@ -166,13 +170,14 @@ def presets(as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps([{"name": it.name, "trainings": it.num_trainings} for it in shipped], indent=2))
         return
+    from oracle.live import extent
+
     width = max(len(it.name) for it in shipped)
     console = Console(highlight=False, soft_wrap=True)
     for it in shipped:
         console.print(
             f"{it.name:<{width}}  {it.network.name} on {it.data.source}, {it.pruning.method}, "
-            f"{it.pruning.cycles} cycles, {len(it.candidates(0))} candidates, {len(it.seeds)} seeds: "
-            f"{it.num_trainings:,} trainings of {it.training.epochs} epochs"
+            f"{extent(it)}: {it.num_trainings:,} trainings of {it.training.epochs} epochs"
         )
 
 
@@ -216,28 +221,45 @@ def run(command: Callable[..., Any]) -> None:
 def _experiment(preset: str, set_: list[str] | None, data: str | None) -> Experiment:
     overrides = list(set_ or [])
     if data is not None:
-        overrides.append(f"data.path={json.dumps(str(Path(data).expanduser().absolute()))}")
+        overrides.append(f"data.path={json.dumps(data)}")
     return load_experiment(preset, overrides=overrides)
 
 
-def _check_budget(
+def _plan(
     experiment: Experiment,
     executor: ExecutorName,
+    address: str | None,
     slots: int | None,
     backend: BackendName,
     pack_size: int | None,
-    max_hours: float,
-) -> None:
-    from oracle.live import duration
+    out: str | None,
+) -> "Plan":
     from oracle.plan import plan
 
-    found = plan(experiment, executor=executor.value, slots=slots, backend=backend.value, pack_size=pack_size)
+    return plan(
+        experiment,
+        executor=executor.value,
+        address=address,
+        slots=slots,
+        backend=backend.value,
+        pack_size=pack_size,
+        out=out,
+    )
+
+
+def _check_budget(found: "Plan", max_hours: float) -> None:
+    from oracle.live import duration
+
     if found.hours > max_hours:
         raise BudgetError(
-            f"{experiment.name} would take about {duration(3600 * found.hours)} on {found.slots} slots "
-            f"({found.trainings:,} trainings of {found.seconds_per_training:.3g} s), more than --max-hours {max_hours:g}; "
-            "fewer cycles, candidates, seeds or epochs (--set), or more slots, make it shorter"
+            f"{found.name} would take about {duration(3600 * found.hours)} {_where(found)} "
+            f"({found.trainings - found.trainings_done:,} trainings of {found.seconds_per_training:.3g} s), more than "
+            f"--max-hours {max_hours:g}; fewer cycles, candidates, seeds or epochs (--set), or more slots, make it shorter"
         )
+
+
+def _where(found: "Plan") -> str:
+    return f"on {found.slots} slot{'s' * (found.slots != 1)}, packs of {found.pack_size}"
 
 
 def _show(out: str, as_json: bool, notes: list[str]) -> None:
@@ -252,8 +274,6 @@ def _show(out: str, as_json: bool, notes: list[str]) -> None:
         metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
         print(json.dumps({"metadata": metadata, "rows": table.to_pylist()}, indent=2))
         return
-    name = read_experiment(folder).name
-    folder.write("oracle.png", draw(trials, table, title=name))
     console = Console(highlight=False, soft_wrap=True)
     console.print(cycle_table(table.to_pylist()))
     if any(row["lo_on_edge"] or row["hi_on_edge"] for row in table.to_pylist()):
@@ -261,7 +281,13 @@ def _show(out: str, as_json: bool, notes: list[str]) -> None:
     for note in notes:
         console.print(note)
     console.print(f"table    {folder / 'oracle.parquet'}")
-    console.print(f"picture  {folder / 'oracle.png'}")
+    picture = draw(trials, table, title=read_experiment(folder).name)
+    try:
+        folder.put("oracle.png", picture)
+    except FolderError as error:  # a run of someone else's may be looked at all the same
+        console.print(f"no picture: {error}")
+    else:
+        console.print(f"picture  {folder / 'oracle.png'}")
 
 
 def _size(num_bytes: int) -> str:

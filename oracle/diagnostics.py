@@ -75,7 +75,7 @@ def read_diagnostics(out: str | Path | Folder) -> pa.Table:
 def diagnostics_of_winner(folder: Folder, cycle: int, seed: int, lineage: str) -> pa.Table | None:
     """What was written of this winner, None where that is missing, of another chain, or cannot be read."""
     content = folder.read(_name(cycle, seed))
-    table = from_parquet(content, DIAGNOSTICS) if content is not None else None
+    table = from_parquet(content, DIAGNOSTICS, where=folder / _name(cycle, seed)) if content is not None else None
     if table is None or not pc.all(pc.equal(table["lineage"], lineage)).as_py():
         return None
     return table

@@ -54,7 +54,7 @@ class Data(_Model):
     validation: PositiveInt = 5000  # images
     train: PositiveInt | None = None  # images to train on, fewer for a shortened run; None: all that are left
     augment: Literal["none", "crop-flip", "resized-crop-flip"] = "none"
-    resolution: PositiveInt | None = None  # pixels a side; None: as stored (a folder: 224)
+    resolution: Annotated[int, Field(ge=1, le=4096)] | None = None  # pixels a side; None: as stored (a folder: 224)
 
 
 class Pruning(_Model):
@@ -168,7 +168,7 @@ Optimizer = Annotated[Sgd | Adam | Rmsprop, Field(discriminator="name")]
 class Training(_Model):
     """How long one training is. The last, short batch of an epoch is dropped."""
 
-    epochs: PositiveInt
+    epochs: Annotated[int, Field(ge=1, le=100_000)]
     batch_size: PositiveInt = 128
     precision: Literal["fp32", "fp64", "bf16"] = "fp32"  # bf16: autocast over fp32 weights
     clip_norm: PositiveFloat | None = None  # largest L2 norm of a candidate's gradient
@@ -217,6 +217,10 @@ class Experiment(_Model):
                         f"schedule.{key}: {value:g} epochs do not fit into training.epochs = {self.training.epochs}; "
                         f"fractions of training ({key.replace('_epochs', '').replace('drop', 'drops')}) scale with it"
                     )
+        if isinstance(self.schedule, Cyclical) and self.schedule.low and self.grid.extend:
+            raise ValueError(
+                f"grid.extend may try a max_lr below schedule.low = {self.schedule.low:g}: set one of them to its default"
+            )
         cycles = self.pruning.cycles + 1
         if self.peaks is not None and len(self.peaks) not in {1, cycles}:
             raise ValueError(f"peaks: expected one max_lr, or one for each of {cycles} cycles, found {len(self.peaks)}")
@@ -242,6 +246,7 @@ class Experiment(_Model):
         """What makes this experiment this one, as plain values; the fields left out are at their defaults."""
         fields: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
         fields["data"].pop("path", None)
+        fields["seeds"].sort()
         return fields
 
     def to_yaml(self) -> str:
@@ -319,7 +324,8 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.2 floats (`1e-4` is a number) and no key twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]  # <<: may be overridden
+        keys = [self.construct_object(key, deep=True) for key in own]
         twice = {str(key) for key in keys if keys.count(key) > 1}
         if twice:
             raise yaml.constructor.ConstructorError(None, None, f"key given twice: {', '.join(twice)}", node.start_mark)

@@ -18,6 +18,7 @@ from oracle.records import trials_of_cycle
 from oracle.storage import Folder
 from oracle.watch import Watch
 
+ETA_SECONDS = 10.0  # of running before there is an estimate of the time left
 LINE_SECONDS = 30.0  # between two lines where there is no terminal to draw on
 ROWS_SECONDS = 1.0  # between two looks at the records
 CLIPPED_GAP = 0.03  # fraction of accuracy below the cycle's best at which colours end
@@ -57,7 +58,7 @@ class LiveView(Watch):
             )
             self._live.start()
         else:
-            self._console.print(f"{experiment.name}: {self._extent()} in {folder.url}", soft_wrap=True)
+            self._console.print(f"{experiment.name}: {extent(experiment)} in {folder.url}", soft_wrap=True)
 
     def cycle_starts(self, *, cycle: int, lineage: str, packs: int, trials: int) -> None:
         """See `Watch.cycle_starts`."""
@@ -104,14 +105,10 @@ class LiveView(Watch):
         """All that was said."""
         return list(self._notes)
 
-    def _extent(self) -> str:
-        cycles, seeds = self._experiment.pruning.cycles + 1, len(self._experiment.seeds)
-        return f"{cycles} cycles x {len(self._experiment.candidates(0))} candidates x {seeds} seeds"
-
     def _draw(self) -> RenderableType:
         with self._lock:
             parts: list[RenderableType] = [
-                Text(f"{self._experiment.name}  {self._extent()}", style="bold"),
+                Text(f"{self._experiment.name}  {extent(self._experiment)}", style="bold"),
                 Text(f"{self._folder.url}", style="dim"),
             ]
             if self._rows:
@@ -135,7 +132,8 @@ class LiveView(Watch):
         cycles = self._experiment.pruning.cycles
         later = (cycles - (self._cycle or 0)) * len(self._experiment.candidates(0)) * len(self._experiment.seeds)
         left = (1 - self._fraction()) * self._num_trials + later
-        eta = duration(elapsed / trained * left) if trained else "unknown yet"
+        known = trained > 0 and elapsed > ETA_SECONDS  # at first it is the start that takes the time
+        eta = duration(elapsed / trained * left) if known else "unknown yet"
         return (
             f"cycle {self._cycle} of {cycles}: {packs} of {self._num_packs} packs done, "
             f"running {duration(elapsed)}, left {eta}"
@@ -186,6 +184,18 @@ def cycle_table(rows: list[Mapping[str, Any]]) -> Table:
     for row in rows:
         table.add_row(*cells_of(row))
     return table
+
+
+def extent(experiment: Experiment) -> str:
+    """How much a search trains, as people say it.
+
+    >>> from oracle.experiment import load_experiment
+    >>> extent(load_experiment("digits-mlp", overrides=["seeds=[0]"]))
+    '13 cycles x 24 candidates x 1 seed'
+    """
+    sizes = {"cycle": experiment.pruning.cycles + 1, "candidate": len(experiment.candidates(0))}
+    sizes["seed"] = len(experiment.seeds)
+    return " x ".join(f"{size} {what}{'s' * (size != 1)}" for what, size in sizes.items())
 
 
 def duration(seconds: float) -> str:

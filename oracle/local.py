@@ -10,6 +10,8 @@ import torch
 from oracle.data import load_images
 from oracle.data.images import Images
 from oracle.data.sources import RawImages
+from oracle.storage import Folder
+from oracle.training import Backend, default_device
 from oracle.watch import Watch
 from oracle.work import Job, Pack, run_pack
 
@@ -17,10 +19,14 @@ from oracle.work import Job, Pack, run_pack
 class LocalExecutor:
     """Trains packs on this machine's device, `slots` at a time, a thread each."""
 
-    def __init__(self, *, slots: int = 1) -> None:
-        """More slots help the plain backend on a CPU; packs and a GPU are busiest with one."""
-        self.slots = slots
+    def __init__(self, *, slots: int | None, backend: Backend) -> None:
+        """`slots`: by default one a core for the plain backend on a CPU; packs and a GPU are busiest with one."""
+        self.device = default_device().type
+        self.slots = slots or default_slots(backend, self.device)
         self._images: Images | None = None
+
+    def prove_folder(self, folder: Folder) -> None:
+        """Nothing to prove: the process that trains is the one that opened it."""
 
     def run(self, job: Job, packs: Sequence[Pack], raw: RawImages | None, watch: Watch) -> None:
         """Train what the packs lack. Raises the first error, once running packs have stopped at their next epoch."""
@@ -58,6 +64,6 @@ def _move(watch: Watch, pack: Pack, done: float, stop: threading.Event) -> None:
     watch.pack_moves(pack=pack.name, done=done)
 
 
-def default_slots(backend: str, device: str) -> int:
+def default_slots(backend: Backend, device: str) -> int:
     """One a core where each slot trains one candidate in plain PyTorch on one thread, else one."""
     return os.cpu_count() or 1 if backend == "plain" and device == "cpu" else 1

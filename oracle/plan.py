@@ -1,23 +1,27 @@
 """What a search will cost, before anything is launched."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
 
-from oracle.chain import check_experiment, fair_pack_size
-from oracle.data import load_images
+from oracle.chain import check_experiment, check_flags, check_folder, fair_pack_size
+from oracle.data import load_images, read_whole
 from oracle.data.images import Images
+from oracle.data.sources import RawImages
 from oracle.experiment import Experiment
 from oracle.local import default_slots
+from oracle.records import read_trials
+from oracle.storage import Folder
 from oracle.training import Backend, choose_backend, default_device, make_trainer
 from oracle.training.parents import first_parent, parent_network
 
 RAY_CYCLE_SECONDS = 6.0  # a fit's fixed cost on two cores: actors start, torch is imported
 TIMED_SECONDS = 3.0  # of steps, after the first ones
 TIMED_STEPS = 200  # at most
+OPTIMIZER_COPIES = {"sgd": 1, "adam": 2, "rmsprop": 2}  # numbers that it keeps for each weight, at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +31,7 @@ class Plan:
     name: str
     trainings: int  # with carry: keep
     trainings_retrain: int  # with carry: retrain
+    trainings_done: int  # of them, in the run's folder
     steps: int  # optimiser steps of all trainings together, carry: keep
     disk_bytes: int  # at the fullest moment, carry: keep
     disk_bytes_retrain: int
@@ -37,75 +42,135 @@ class Plan:
     slots: int
     pack_size: int
     seconds_per_training: float  # measured, in its pack
-    hours: float  # wall clock, on these slots
+    hours: float  # wall clock, on these slots, for what is not done yet
 
 
 def plan(
     experiment: Experiment,
     *,
     executor: Literal["ray", "local"] = "ray",
+    address: str | None = None,
     slots: int | None = None,
     backend: Literal["auto", "plain", "pack"] = "auto",
     pack_size: int | None = None,
+    out: str | Path | None = None,
 ) -> Plan:
-    """Count what `run_oracle` will do, and time a few steps of the first pack on this machine's device.
+    """Count what `run_oracle` will do, and time a few steps of the first pack: here, or on a slot of a Ray cluster.
 
-    `slots`: packs at a time; the cores or the one GPU of this machine by default. Raises what `run_oracle` refuses.
+    `slots`: packs at a time; by default the cores or the one GPU of this machine, or all of the cluster at `address`.
+    `out`: the run's folder, whose finished trainings take no more time. Raises what `run_oracle` refuses.
     """
-    device = default_device()
-    images = load_images(experiment, device)
+    check_flags(executor=executor, backend=backend, slots=slots, pack_size=pack_size)
+    raw = read_whole(experiment.data)
+    images = load_images(experiment, default_device(), raw)
     check_experiment(experiment, images)
+    done = _done(experiment, out)
+    first = _Pack(experiment=experiment, backend=backend, executor=executor, slots=slots, pack_size=pack_size)
+    if executor == "ray" and address not in {None, "local"}:
+        from oracle.search import RayExecutor
+
+        cluster = RayExecutor(address=address, slots=slots)
+        try:
+            first = replace(first, slots=cluster.slots)
+            timed = cluster.call(_time_training, first, raw)
+        finally:
+            cluster.close()
+    else:
+        timed = _time_training(first, raw, images)
+    seeds, cycles = len(experiment.seeds), experiment.pruning.cycles + 1
+    num_candidates, trainings = len(experiment.candidates(0)), experiment.num_trainings
+    steps_per_training = experiment.training.epochs * (images.num_train // experiment.training.batch_size)
+    packs = seeds * -(-num_candidates // timed.pack_size)
+    wall = cycles * -(-packs // timed.slots) * timed.pack_size * timed.seconds * (1 - done / trainings)
+    if executor == "ray" and done < trainings:
+        wall += cycles * RAY_CYCLE_SECONDS
+    together = timed.pack_size if timed.backend == "pack" else 1
     parent = first_parent(experiment, experiment.seeds[0], images)
     network = parent_network(experiment, experiment.seeds[0], images, parent)
-    chosen = choose_backend(network, device.type) if backend == "auto" else backend
-    if slots is None:
-        cores = torch.get_num_threads() if device.type == "cpu" else 1
-        slots = cores if executor == "ray" else default_slots(chosen, device.type)
-    seeds, cycles = len(experiment.seeds), experiment.pruning.cycles + 1
-    candidates = experiment.candidates(0)
-    size = pack_size or fair_pack_size(len(candidates), seeds, slots, chosen, device.type)
-    steps_per_training = experiment.training.epochs * (images.num_train // experiment.training.batch_size)
-    together = size if chosen == "pack" else 1
-    state_bytes = sum(value.numel() * value.element_size() for value in network.state_dict().values())
-    masks_bytes = sum(mask.numel() for mask in parent.masks.values())
-    kept = cycles * seeds * (state_bytes + masks_bytes)  # the winners
-    seconds = _seconds_per_training(experiment, images, chosen, device, candidates[:together], steps_per_training)
-    rounds = -(-seeds * -(-len(candidates) // size) // slots)  # packs in a row on the busiest slot
-    wall = cycles * (rounds * size * seconds + (RAY_CYCLE_SECONDS if executor == "ray" else 0.0))
+    state: int = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    masked = state + sum(mask.numel() for mask in parent.masks.values())
+    under_way = timed.slots * together * (1 + OPTIMIZER_COPIES[experiment.optimizer.name]) * state  # checkpoints
+
+    def fullest(finals: int) -> int:
+        """Bytes at the end of the last cycle, or of the first, whose networks come with copies to rewind to."""
+        rewind = state if experiment.pruning.rewind_step else 0
+        last = cycles * seeds * masked + seeds * rewind + finals * state
+        first = seeds * (masked + rewind) + finals * (state + rewind) + timed.slots * together * rewind
+        return max(first, last) + seeds * masked + under_way
+
     return Plan(
         name=experiment.name,
-        trainings=experiment.num_trainings,
-        trainings_retrain=experiment.num_trainings + cycles * seeds * together,
-        steps=experiment.num_trainings * steps_per_training,
-        disk_bytes=kept + len(candidates) * seeds * state_bytes,
-        disk_bytes_retrain=kept + seeds * together * state_bytes,
+        trainings=trainings,
+        trainings_retrain=trainings + cycles * seeds * together,
+        trainings_done=done,
+        steps=trainings * steps_per_training,
+        disk_bytes=fullest(num_candidates * seeds),
+        disk_bytes_retrain=fullest(seeds * together),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         steps_per_training=steps_per_training,
-        backend=chosen,
-        device=device.type,
-        slots=slots,
-        pack_size=size,
-        seconds_per_training=seconds,
+        backend=timed.backend,
+        device=timed.device,
+        slots=timed.slots,
+        pack_size=timed.pack_size,
+        seconds_per_training=timed.seconds,
         hours=wall / 3600,
     )
 
 
-def _seconds_per_training(
-    experiment: Experiment,
-    images: Images,
-    backend: Backend,
-    device: torch.device,
-    candidates: Sequence[float],
-    steps: int,
-) -> float:
-    """Time steps and one evaluation of a first pack; one candidate's share of a whole training."""
+def _done(experiment: Experiment, out: str | Path | None) -> int:
+    """Trainings of the experiment that a folder holds; FolderError where it holds another experiment's."""
+    if out is None:
+        return 0
+    folder = Folder(out)
+    check_folder(folder, experiment)
+    if folder.read("experiment.yaml") is None:
+        return 0
+    return min(int(read_trials(folder).num_rows), experiment.num_trainings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pack:
+    """What the machine that times a first pack must know."""
+
+    experiment: Experiment
+    backend: Literal["auto", "plain", "pack"]
+    executor: Literal["ray", "local"]
+    slots: int | None
+    pack_size: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Timed:
+    """What it chose and found."""
+
+    backend: Backend
+    device: str
+    slots: int
+    pack_size: int  # of the largest pack
+    seconds: float  # of one training, in its pack
+
+
+def _time_training(pack: _Pack, raw: RawImages | None, images: Images | None = None) -> _Timed:
+    """Time steps and one evaluation of a first pack on this machine; one candidate's share of a whole training."""
+    experiment, device = pack.experiment, default_device()
+    images = images or load_images(experiment, device, raw)
+    seed, candidates = experiment.seeds[0], experiment.candidates(0)
+    parent = first_parent(experiment, seed, images)
+    network = parent_network(experiment, seed, images, parent)
+    backend = choose_backend(network, device.type) if pack.backend == "auto" else pack.backend
+    slots = pack.slots
+    if slots is None:
+        cores = torch.get_num_threads() if device.type == "cpu" else 1
+        slots = cores if pack.executor == "ray" else default_slots(backend, device.type)
+    size = pack.pack_size or fair_pack_size(len(candidates), len(experiment.seeds), slots, backend, device.type)
+    size = -(-len(candidates) // -(-len(candidates) // size))  # of the largest pack, as they are dealt out
+    together = candidates[: size if backend == "pack" else 1]
+    steps = experiment.training.epochs * (images.num_train // experiment.training.batch_size)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a search
     try:
-        seed = experiment.seeds[0]
-        parent = first_parent(experiment, seed, images)
-        trainer = make_trainer(backend, experiment, seed, images, parent, device, num_candidates=len(candidates))
-        rates = torch.full((len(candidates),), min(candidates), device=device)
+        trainer = make_trainer(backend, experiment, seed, images, parent, device, num_candidates=len(together))
+        rates = torch.full((len(together),), min(together), device=device)
         batches = images.epoch((seed, 0, 0), experiment.training.batch_size)
         for batch in [next(batches)] * 2:
             trainer.step(batch, rates)  # traces and warms up
@@ -123,9 +188,10 @@ def _seconds_per_training(
         for batch in images.validation():
             trainer.score(batch)
         scoring = 2 * (_now(device) - started)  # the test set as well, at the epochs that improve
-        return (steps * a_step + experiment.training.epochs * scoring) / len(candidates)
     finally:
         torch.set_num_threads(threads)
+    seconds = (steps * a_step + experiment.training.epochs * scoring) / len(together)
+    return _Timed(backend=backend, device=device.type, slots=slots, pack_size=size, seconds=seconds)
 
 
 def _now(device: torch.device) -> float:

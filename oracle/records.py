@@ -9,7 +9,8 @@
     parents/, weights/, checkpoints/         of the cycle under way; gone when it is finished
     attempts/cycle=003/*.json                who trained what, one small file a start
 
-A trial is done when its row can be read. Rows that cannot be read are set aside and their trials done again.
+A trial is done when its row can be read. Reading changes nothing; a search sets rows that cannot be read aside, and does
+their trials again.
 """
 
 import hashlib
@@ -63,11 +64,11 @@ ORACLE = pa.schema(
         pa.field("weights_remaining", pa.float64()),
         pa.field("num_candidates", pa.int64()),
         pa.field("num_seeds", pa.int64()),
-        pa.field("max_lr", pa.float64()),
-        pa.field("lo", pa.float64()),
-        pa.field("hi", pa.float64()),
-        pa.field("lo_on_edge", pa.bool_()),
-        pa.field("hi_on_edge", pa.bool_()),
+        pa.field("max_lr", pa.float64(), nullable=False),
+        pa.field("lo", pa.float64(), nullable=False),
+        pa.field("hi", pa.float64(), nullable=False),
+        pa.field("lo_on_edge", pa.bool_(), nullable=False),
+        pa.field("hi_on_edge", pa.bool_(), nullable=False),
         pa.field("optimum_on_edge", pa.bool_()),
         pa.field("holes", pa.int64()),
         pa.field("num_diverged", pa.int64()),
@@ -84,7 +85,7 @@ ORACLE = pa.schema(
 def read_trials(out: str | Path | Folder) -> pa.Table:
     """All trials of a run that belong to its chain, one row each, by cycle, max_lr and seed. Columns: `TRIALS`.
 
-    Raises FolderError where `out` holds no run.
+    Raises FolderError where `out` holds no run, or its oracle.parquet cannot be read.
     """
     folder = _opened(out)
     chain = lineages(oracle_rows(folder))
@@ -96,7 +97,7 @@ def read_oracle(out: str | Path | Folder) -> pa.Table:
     """The optimum and interval of every finished cycle, by cycle. Columns: `ORACLE`.
 
     Schema metadata: version, name, experiment (its hash), pruning_rate, tolerance, units. No rows before the first cycle
-    is finished. Raises FolderError where `out` holds no run.
+    is finished. Raises FolderError where `out` holds no run, or its oracle.parquet cannot be read.
     """
     folder = _opened(out)
     return pa.Table.from_pylist(oracle_rows(folder), schema=ORACLE.with_metadata(_describe(read_experiment(folder))))
@@ -137,7 +138,7 @@ def commit_trials(folder: Folder, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def trials_of_cycle(folder: Folder, cycle: int, chain: str) -> pa.Table:
     """The trials of one cycle and lineage, one row each, by max_lr and seed."""
-    tables = [table for _, table in _trial_files(folder, cycle)]
+    tables = [table for _, table in _trial_files(folder, cycle) if table is not None]
     table = pa.concat_tables(tables) if tables else TRIALS.empty_table()
     table = table.filter(pc.equal(table["lineage"], chain))
     table = table.sort_by([("max_lr", "ascending"), ("seed", "ascending"), ("commit", "ascending")])
@@ -146,9 +147,24 @@ def trials_of_cycle(folder: Folder, cycle: int, chain: str) -> pa.Table:
     return table.take(pa.array(first, pa.int64()))
 
 
+def done_trials(folder: Folder, cycle: int, chain: str) -> set[tuple[int, float]]:
+    """(seed, max_lr) of every trial of a cycle and lineage that needs no training any more."""
+    table = trials_of_cycle(folder, cycle, chain)
+    return set(zip(table["seed"].to_pylist(), table["max_lr"].to_pylist(), strict=True))
+
+
+def set_aside(folder: Folder, cycle: int) -> list[str]:
+    """Rename a cycle's commits that cannot be read, so that they are seen and never read again. Returns their names."""
+    names = [name for name, table in _trial_files(folder, cycle) if table is None]
+    for name in names:
+        folder.write(f"{name}.unreadable", folder.read(name) or b"")
+        folder.delete(name)
+    return names
+
+
 def merge_trials(folder: Folder, cycle: int, chain: str) -> None:
     """Put a finished cycle's rows into one file. Rows of other lineages are of no more use and go."""
-    names = [name for name, _ in _trial_files(folder, cycle)]
+    names = [name for name, table in _trial_files(folder, cycle) if table is not None]
     merged = f"{cycle_folder('trials', cycle)}/merged-{chain}.parquet"
     if names == [merged]:
         return
@@ -159,16 +175,24 @@ def merge_trials(folder: Folder, cycle: int, chain: str) -> None:
 
 
 def oracle_rows(folder: Folder) -> list[dict[str, Any]]:
-    """The rows of oracle.parquet; none where it is missing or cannot be read (it is made again from the trials)."""
+    """The rows of oracle.parquet; none where it is missing. FolderError where it cannot be read."""
     content = folder.read("oracle.parquet")
-    table = from_parquet(content, ORACLE) if content is not None else None
-    return table.to_pylist() if table is not None else []
+    if content is None:
+        return []
+    table = from_parquet(content, ORACLE, where=folder / "oracle.parquet")
+    if table is None:
+        raise FolderError(
+            f"{folder / 'oracle.parquet'}: is not a whole Parquet file; run the same search again: it is made anew from "
+            "the trials"
+        )
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
 
 
 def write_oracle(folder: Folder, experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Rewrite oracle.parquet."""
     table = pa.Table.from_pylist(list(rows), schema=ORACLE.with_metadata(_describe(experiment)))
-    folder.write("oracle.parquet", to_parquet(table))
+    folder.put("oracle.parquet", to_parquet(table))
     return table
 
 
@@ -202,20 +226,14 @@ def _describe(experiment: Experiment) -> dict[bytes, bytes]:
     return {key.encode(): value.encode() for key, value in fields.items()}
 
 
-def _trial_files(folder: Folder, cycle: int) -> Iterable[tuple[str, pa.Table]]:
-    """Every readable commit of a cycle. One that cannot be read is renamed, so that it is seen and never read again."""
+def _trial_files(folder: Folder, cycle: int) -> Iterable[tuple[str, pa.Table | None]]:
+    """Every commit of a cycle by its name, None for one that is not whole."""
     for name in folder.names(cycle_folder("trials", cycle)):
         if not name.endswith(".parquet"):
             continue
         content = folder.read(name)
-        if content is None:  # merged by another process since it was listed
-            continue
-        table = from_parquet(content, TRIALS)
-        if table is None:
-            folder.write(f"{name}.unreadable", content)
-            folder.delete(name)
-        else:
-            yield name, table
+        if content is not None:  # else merged by another process since it was listed
+            yield name, from_parquet(content, TRIALS, where=folder / name)
 
 
 def to_parquet(table: pa.Table) -> bytes:
@@ -225,9 +243,23 @@ def to_parquet(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-def from_parquet(content: bytes, schema: pa.Schema) -> pa.Table | None:
-    """The table, or None where the bytes are not a whole Parquet file of this schema."""
+def from_parquet(content: bytes, schema: pa.Schema, *, where: str) -> pa.Table | None:
+    """The table in this schema, or None where the bytes are not a whole Parquet file.
+
+    A column that an older version did not know is null. FolderError, naming `where`, where one is missing that cannot be
+    null, or is of another type.
+    """
     try:
-        return pq.read_table(pa.BufferReader(content)).select(schema.names).cast(schema)
-    except (pa.ArrowException, KeyError, OSError, ValueError):
+        table = pq.read_table(pa.BufferReader(content))
+    except (pa.ArrowException, OSError, ValueError):
         return None
+    for field in schema:
+        if field.name not in table.column_names and field.nullable:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    try:
+        return table.select(schema.names).cast(schema)
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise FolderError(
+            f"{where}: its columns are not those of this version of silo-oracle ({str(error).splitlines()[0]}); read it "
+            "with the version that wrote it"
+        ) from None

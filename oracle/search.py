@@ -19,9 +19,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import torch
@@ -34,15 +34,15 @@ from oracle.data import load_images
 from oracle.data.images import Images
 from oracle.data.sources import RawImages
 from oracle.errors import ClusterError, Error, FolderError
+from oracle.records import done_trials
 from oracle.storage import Folder
 from oracle.watch import Watch
 from oracle.work import Job, Pack, missing, run_pack
 
+Result = TypeVar("Result")
 LOST_WORKERS = 5  # times that one pack's worker may be lost before the search gives up
 REPORT_SECONDS = 1.0  # between two signs of life of a pack
-LONG_PACK_SECONDS = (
-    30.0  # from here on a pack is a Tune trial of its own; shorter ones are dealt out in one share a slot
-)
+LONG_PACK_SECONDS = 30.0  # from here on a pack is a Tune trial of its own; shorter ones are dealt out, a share a slot
 NODE_SECONDS = 60.0  # for every node to prove that it can write
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -68,15 +68,20 @@ class RayExecutor:
         time, all that fit by default; `cpus`, `gpus`: of one pack, gpus defaulting to 1 where the cluster has any.
         Raises ClusterError where the cluster cannot be reached.
         """
-        self._files = Path(tempfile.mkdtemp(prefix="oracle-"))
+        if ray.is_initialized():
+            raise ClusterError(
+                "this process is connected to Ray already, and a search ends its connection when it is done: call "
+                "ray.shutdown() first, or search in a process of its own"
+            )
+        self._files = Path(tempfile.mkdtemp(prefix="oracle-", dir=_short_folder()))
         self._ours = address in {None, "local"}
         self._guard = _start_guard(self._files)
         try:
             with _own_signals():
                 _connect(address, slots, self._files)
             resources = ray.cluster_resources()
-            self.has_gpu = resources.get("GPU", 0) > 0
-            gpus = (1.0 if self.has_gpu else 0.0) if gpus is None else gpus
+            self.device = "cuda" if resources.get("GPU", 0) > 0 else "cpu"
+            gpus = (1.0 if self.device == "cuda" else 0.0) if gpus is None else gpus
             self._resources = {"cpu": cpus, "gpu": gpus}
             fit = [resources.get(name.upper(), 0.0) / need for name, need in self._resources.items() if need]
             if int(min(fit)) < 1:
@@ -127,6 +132,19 @@ class RayExecutor:
                 "(a network disk, s3://, gs://) with --out, or take the node out of the cluster"
             )
 
+    def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """What `function` returns on one slot of the cluster, with a slot's resources."""
+        task = ray.remote(num_cpus=self._resources["cpu"], num_gpus=self._resources["gpu"], max_retries=0)(function)
+        try:
+            result: Result = ray.get(task.remote(*arguments))
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, Error):
+                raise error.cause from None
+            raise ClusterError(f"a node of the cluster failed: {str(error).strip().splitlines()[-1]}") from None
+        except ray.exceptions.RayError as error:
+            raise ClusterError(f"a node of the cluster failed: {str(error).strip().splitlines()[-1]}") from None
+        return result
+
     def run(self, job: Job, packs: Sequence[Pack], raw: RawImages | None, watch: Watch) -> None:
         """Train what the packs lack, in one `Tuner.fit`. Raises what a worker refused, ClusterError where one is lost."""
         num_shares = len(packs) if self._pack_seconds > LONG_PACK_SECONDS else min(self.slots, len(packs))
@@ -159,7 +177,8 @@ class RayExecutor:
         if stopper.error is not None:
             kind, message = stopper.error
             raise _ERRORS.get(kind, Error)(message)
-        lost = [pack for pack in packs if missing(job.folder, pack)]
+        done = done_trials(job.folder, packs[0].cycle, packs[0].lineage)
+        lost = [pack for pack in packs if missing(pack, done)]
         if lost:
             reasons = {str(result.error).strip().splitlines()[-1] for result in results if result.error}
             raise ClusterError(
@@ -172,12 +191,15 @@ class RayExecutor:
     def close(self) -> None:
         """Leave the cluster; one of our own ends, and its files go."""
         ray.shutdown()
+        if os.environ.get("RAY_AUTH_TOKEN") == _TOKEN:
+            del os.environ["RAY_AUTH_TOKEN"]
         self._guard.communicate()  # closes its input: it cleans up
 
 
 _ERRORS: dict[str, type[Error]] = {
     name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Error)
 }
+_TOKEN = secrets.token_hex(32)  # one a process: Ray keeps the first that it has read
 _IMAGES: dict[str, Images] = {}  # of this worker process, so that its second pack finds them ready
 
 
@@ -241,6 +263,12 @@ def _probe(folder: Folder, token: str, node: str) -> str | None:
     return None
 
 
+def _short_folder() -> str | None:
+    """Where Ray's files go: its sockets' paths may hold 107 characters, and its own part takes 84."""
+    usual = tempfile.gettempdir()
+    return "/tmp" if len(usual) > 107 - 84 and os.access("/tmp", os.W_OK) else usual
+
+
 def _start_guard(files: Path) -> subprocess.Popen[bytes]:
     """A process that cleans up however this one ends."""
     return subprocess.Popen([sys.executable, "-S", "-E", guard.__file__, str(files)], stdin=subprocess.PIPE)
@@ -254,15 +282,23 @@ def _connect(address: str | None, slots: int | None, files: Path) -> None:
     if address in {None, "local"}:
         if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
             # Ray guards a cluster of its own by a token, and would write one into the home folder.
-            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        with _quiet():
-            ray.init(address="local", num_cpus=slots, include_dashboard=False, _temp_dir=str(files / "ray"), **common)
+            os.environ["RAY_AUTH_TOKEN"] = _TOKEN
+        try:
+            with _quiet():
+                ray.init(
+                    address="local", num_cpus=slots, include_dashboard=False, _temp_dir=str(files / "ray"), **common
+                )
+        except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
+            raise ClusterError(
+                f"Ray cannot start on this machine: {str(error).strip().splitlines()[0]}. Its files go to {files}; "
+                "--executor local searches without Ray"
+            ) from None
         return
     _check_listens(address or "")
     try:
         with _quiet():
             ray.init(address=address, **common)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(
             f"Ray at {address} cannot be joined: {str(error).strip().splitlines()[-1]}. If the cluster asks for a token, "
             "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH here too; Ray and Python must be of the "

@@ -16,6 +16,14 @@ import pyarrow.fs
 from oracle.errors import FolderError
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with `~` and `~user` replaced by home folders. FolderError where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise FolderError(f"{path}: there is no such home folder; give the path without ~") from None
+
+
 class Folder:
     """Files below one location, by their name relative to it ("trials/cycle=000/a.parquet")."""
 
@@ -31,7 +39,7 @@ class Folder:
         if isinstance(self._remote, pa.fs.LocalFileSystem):  # file:// is a path
             self._remote, self.url = None, self._base
         elif self._remote is None:
-            self.url = str(Path(url).expanduser().absolute())
+            self.url = str(expanded(url).absolute())
             self._base = self.url
 
     def __truediv__(self, name: str) -> str:
@@ -64,6 +72,11 @@ class Folder:
                     file.write(content)
         except OSError as error:
             raise FolderError(_explain(error, self / name, len(content))) from error
+
+    def put(self, name: str, content: bytes) -> None:
+        """As `write`, but a file that holds these bytes already is left alone."""
+        if self.read(name) != content:
+            self.write(name, content)
 
     def names(self, below: str = "") -> list[str]:
         """Names of all files below a folder, sorted; none where the folder is missing."""

@@ -10,16 +10,16 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from oracle.data.images import Images
 from oracle.errors import Error, FolderError, TrialError
 from oracle.experiment import Experiment
-from oracle.records import commit_trials, cycle_folder, note_attempt, trials_of_cycle
+from oracle.records import commit_trials, cycle_folder, done_trials, note_attempt
 from oracle.storage import Folder
 from oracle.training import Backend, make_trainer, run_trainer, trial_rows
 from oracle.training.loop import Scores, Trainer
@@ -42,8 +42,18 @@ class Settings:
 
     @classmethod
     def from_json(cls, text: bytes) -> "Settings":
-        """Read what `to_json` wrote. Raises ValueError, KeyError or TypeError on anything else."""
-        return cls(**json.loads(text))
+        """Read what `to_json` wrote. Raises ValueError or TypeError on anything else."""
+        fields = json.loads(text)
+        settings = cls(**fields)
+        counts = (settings.pack_size, settings.threads)
+        if (
+            settings.backend not in get_args(Backend)
+            or settings.device not in {"cpu", "cuda"}
+            or not all(type(count) is int and count > 0 for count in counts)
+            or not isinstance(settings.versions, dict)
+        ):
+            raise ValueError(f"values that no search writes: {fields}")
+        return settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,11 +96,11 @@ def run_pack(job: Job, pack: Pack, images: Images, progress: Callable[[float], N
     max_lr and seed.
     """
     torch.set_num_threads(job.settings.threads)
-    todo = list(pack.candidates) if pack.again else missing(job.folder, pack)
+    todo = pack.candidates if pack.again else missing(pack, done_trials(job.folder, pack.cycle, pack.lineage))
     if job.settings.backend == "plain":
         groups = [replace(pack, candidates=(max_lr,)) for max_lr in todo]
     else:
-        groups = [pack] if todo else []
+        groups = [replace(pack, candidates=todo)] if todo else []
     for index, group in enumerate(groups):
         try:
             _run_group(job, group, images, lambda done, index=index: progress((index + done) / len(groups)))  # type: ignore[misc]
@@ -109,12 +119,9 @@ def _way_out(error: Exception) -> str:
     return ". Smaller packs (--pack-size, in a new folder) and fewer slots need less memory" if out_of_memory else ""
 
 
-def missing(folder: Folder, pack: Pack) -> list[float]:
-    """The pack's candidates that have no row yet."""
-    done = trials_of_cycle(folder, pack.cycle, pack.lineage)
-    seeds = zip(done["seed"].to_pylist(), done["max_lr"].to_pylist(), strict=True)
-    known = {max_lr for seed, max_lr in seeds if seed == pack.seed}
-    return [max_lr for max_lr in pack.candidates if max_lr not in known]
+def missing(pack: Pack, done: Set[tuple[int, float]]) -> tuple[float, ...]:
+    """The pack's candidates that are not among the `done` (seed, max_lr)."""
+    return tuple(max_lr for max_lr in pack.candidates if (pack.seed, max_lr) not in done)
 
 
 def _run_group(job: Job, group: Pack, images: Images, progress: Callable[[float], None]) -> None:

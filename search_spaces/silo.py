@@ -4,6 +4,10 @@ import math
 from dataclasses import dataclass
 
 Range = tuple[float, float]
+BOUNDS = {
+    "q": (0.0, 1000.0),
+    "beta": (0.01, 100.0),
+}  # beyond them a curve is a constant, or a step, at every whole cycle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +36,10 @@ class SiloRanges:
                 raise ValueError(f"range of {name}: {limits!r} is not a pair of numbers (low, high)") from None
             if not (math.isfinite(low) and math.isfinite(high)) or low > high:
                 raise ValueError(f"range of {name}: [{low:g}, {high:g}] must be finite, with low <= high")
-            if low < 0 or (name == "beta" and low == 0):
-                raise ValueError(
-                    f"range of {name}: {low:g} is too low; {name} must be {'> 0' if name == 'beta' else '>= 0'}"
-                )
+            least, most = BOUNDS.get(name, (0.0, math.inf))
+            if low < least or high > most:
+                within = f"within [{least:g}, {most:g}]" if math.isfinite(most) else f"at least {least:g}"
+                raise ValueError(f"range of {name}: [{low:g}, {high:g}] must lie {within}")
             object.__setattr__(self, name, (low, high))
 
     @property

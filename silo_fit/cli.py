@@ -1,7 +1,6 @@
 """`silo-fit`: from an Oracle's intervals to SILO's curve, with a proof, and a report."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from oracle.errors import CurveError, Error
+from oracle.cli import run
+from oracle.errors import CurveError
+from oracle.storage import expanded
 from search_spaces.silo import RECOMMENDED, WIDE
 from silo_fit.curve import SiloCurve
 from silo_fit.fit import CycleFit, Fit, check, fit
@@ -130,7 +131,7 @@ def report_command(
     from silo_fit.report import find_trials, write_report
 
     result = _fit(source, pruning_rate, q, beta, wide, seed, trials)
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     target = out or (folder if folder.is_dir() else Path()) / "report.html"
     size = write_report(result, target, trials=find_trials(source))
     if as_json:
@@ -254,12 +255,8 @@ def _costs(counts: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run the command; what is refused becomes one message and exit code 2."""
-    try:
-        app()
-    except Error as error:
-        Console(stderr=True, highlight=False).print(f"[red]silo-fit:[/red] {escape(str(error))}", soft_wrap=True)
-        sys.exit(2)
+    """Run the command; a refusal is a message and exit status 2, never a traceback."""
+    run(app)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ class SiloCurve:
             value = getattr(self, name)
             if not ok or not math.isfinite(value):
                 raise CurveError(f"{name} is {value:g}; it must be finite and {wanted}")
+        if not math.isfinite(self.top):
+            raise CurveError(f"eps + delta is {self.top:g}; the curve must stay finite")
 
     @overload
     def __call__(self, cycle: float) -> float: ...
@@ -93,8 +95,8 @@ class SiloCurve:
         >>> round(SiloCurve(eps=0, delta=1, q=1, beta=5, pruning_rate=0.2).cycle_at(0.5), 3)
         4.106
         """
-        odds = math.exp(math.log(part / (1 - part)) / self.beta)  # g/(1-g)
-        return self.q - math.log1p(odds) / math.log1p(-self.pruning_rate)
+        log_odds = math.log(part / (1 - part)) / self.beta  # of g
+        return self.q - float(np.logaddexp(0.0, log_odds)) / math.log1p(-self.pruning_rate)
 
     def as_dict(self) -> dict[str, float]:
         """Return the five numbers by name."""

@@ -389,7 +389,8 @@ def _notices(fit: Fit) -> Iterator[str]:
     if fit.found_by == "certificate":
         yield "Optuna's trials ended below the certificate, so the curve starts from the certificate's own q and beta"
     if fit.wide_hits > fit.hits:
-        yield f"a wider range hits more: {fit.wide_hits} with {_spelt(fit.wide_ranges)}; --wide fits there"
+        wide = fit.wide_ranges
+        yield f"a wider range hits more: {fit.wide_hits} with {_spelt(wide)}; {_flags(wide)} fits there"
     searched = SiloRanges(q=fit.settings["q"], beta=fit.settings["beta"])
     if not searched.is_recommended:
         yield f"{_spelt(searched)} was searched, beyond the paper's recommendation of {_spelt(RECOMMENDED)}"
@@ -400,6 +401,10 @@ def _notices(fit: Fit) -> Iterator[str]:
 
 def _spelt(ranges: SiloRanges) -> str:
     return f"q in [{ranges.q[0]:g}, {ranges.q[1]:g}] and beta in [{ranges.beta[0]:g}, {ranges.beta[1]:g}]"
+
+
+def _flags(ranges: SiloRanges) -> str:
+    return f"--q {ranges.q[0]:g} {ranges.q[1]:g} --beta {ranges.beta[0]:g} {ranges.beta[1]:g}"
 
 
 def _hull(first: Range, second: Range) -> Range:

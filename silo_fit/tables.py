@@ -9,13 +9,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from oracle.errors import TableError
+from oracle.storage import expanded
 from silo_fit.curve import Floats, SiloCurve
 
 if TYPE_CHECKING:
@@ -120,10 +120,10 @@ def parse_intervals(
         max_lr=np.array(rates["max_lr"])[order],
         hi=np.array(rates["hi"])[order],
         pruning_rate=rate,
-        lo_on_edge=_flags(columns.get("lo_on_edge"), order),
-        hi_on_edge=_flags(columns.get("hi_on_edge"), order),
-        num_candidates=_mean(columns.get("num_candidates")),
-        num_seeds=_mean(columns.get("num_seeds")),
+        lo_on_edge=_flags(columns, "lo_on_edge", order, labels),
+        hi_on_edge=_flags(columns, "hi_on_edge", order, labels),
+        num_candidates=_mean(columns, "num_candidates", labels),
+        num_seeds=_mean(columns, "num_seeds", labels),
         metadata=_described(table),
         warnings=tuple(warnings),
     )
@@ -163,7 +163,7 @@ def _load(source: str) -> Any:
         if "://" in source:
             filesystem, path = fs.FileSystem.from_uri(source)
         else:
-            filesystem, path = fs.LocalFileSystem(), str(Path(source).expanduser())
+            filesystem, path = fs.LocalFileSystem(), str(expanded(source))
         kind = filesystem.get_file_info(path).type
         if kind == fs.FileType.Directory:
             path = f"{path.rstrip('/')}/oracle.parquet"
@@ -192,6 +192,7 @@ def _columns(table: Any) -> dict[str, list[Any]]:
         values = [table.iloc[:, position].tolist() for position in range(len(names))]
     else:
         raise TableError(f"a table of intervals is a pandas DataFrame or a pyarrow Table, not {type(table).__name__}")
+    names = [name.strip() for name in names]  # CSV by hand: "cycle, lo, max_lr, hi"
     for name in names:
         if names.count(name) > 1:
             raise TableError(f"column {name}: there {names.count(name)} times")
@@ -229,8 +230,10 @@ def _number(value: Any, column: str, label: str) -> float:
     where = f"{label}: {column}" if label else column
     if isinstance(value, str | bytes):
         raise TableError(f"{where} is the text {value!r}; a number is needed")
-    if value is None or not hasattr(value, "__float__"):
+    if type(value).__name__ in {"NoneType", "NAType", "NaTType"}:
         raise TableError(f"{where} is missing or NaN; a number is needed")
+    if not hasattr(value, "__float__"):
+        raise TableError(f"{where} is {value!r}; a number is needed")
     if isinstance(value, bool | np.bool_):
         raise TableError(f"{where} is {value}; a number is needed")
     number = float(value)
@@ -279,10 +282,20 @@ def _check_interval(label: str, lo: float, best: float, hi: float) -> None:
         raise TableError(f"{label}: the optimum max_lr {best:g} is outside its interval [{lo:g}, {hi:g}]")
 
 
-def _flags(values: Sequence[Any] | None, order: Any) -> tuple[bool, ...] | None:
-    return None if values is None else tuple(bool(values[position]) for position in order)
+def _flags(columns: Mapping[str, list[Any]], column: str, order: Any, labels: Sequence[str]) -> tuple[bool, ...] | None:
+    if column not in columns:
+        return None
+    for value, label in zip(columns[column], labels, strict=True):
+        if value not in (0, 1):  # which False and True equal
+            raise TableError(f"{label}: {column} is {value!r}; true or false is needed")
+    return tuple(bool(columns[column][position]) for position in order)
 
 
-def _mean(values: Sequence[Any] | None) -> int | None:
-    numbers = [value for value in values or () if isinstance(value, Real) and math.isfinite(value)]
-    return round(sum(map(float, numbers)) / len(numbers)) if numbers else None
+def _mean(columns: Mapping[str, list[Any]], column: str, labels: Sequence[str]) -> int | None:
+    if column not in columns:
+        return None
+    numbers = [_number(value, column, label) for value, label in zip(columns[column], labels, strict=True)]
+    for number, label in zip(numbers, labels, strict=True):
+        if number < 1 or number != int(number):
+            raise TableError(f"{label}: {column} is {number:g}; a whole number from 1 on is needed")
+    return round(math.fsum(numbers) / len(numbers))

@@ -12,7 +12,7 @@ import torch
 
 from oracle.chain import fair_pack_size, plan_packs, run_oracle
 from oracle.data import load_images
-from oracle.errors import DivergedError, ExperimentError, FolderError, NetworkError
+from oracle.errors import ClusterError, DivergedError, ExperimentError, FolderError, NetworkError
 from oracle.experiment import Experiment
 from oracle.intervals import find_interval
 from oracle.records import attempts, lineage, read_oracle, read_trials
@@ -196,6 +196,8 @@ def test_lost_winners_are_trained_once_more_and_nothing_else(tiny: Tiny, tmp_pat
     assert timeless(resumed) == timeless(whole)
     twice = [start for start in trained(tmp_path / "a") if trained(tmp_path / "a").count(start) > 1]
     assert {start[0] for start in twice} == {2}
+    names = [Folder(path).names("trials") + Folder(path).names("weights") for path in (tmp_path / "a", tmp_path / "b")]
+    assert names[0] == names[1], "the cycle was left as it is when it is under way"
 
 
 def test_plain_and_pack_backends_find_the_same_optima_in_float64(tiny: Tiny, tmp_path: Path) -> None:
@@ -272,6 +274,34 @@ def test_weights_files_of_losers_are_gone_and_rows_name_their_commits(tiny: Tiny
     assert not list(tmp_path.glob("weights/**/*.safetensors"))
     commits = read_trials(tmp_path)["commit"].to_pylist()
     assert {commit.split("-")[0] for commit in commits} == {"c000", "c001", "c002"}
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        *[("executor", "slurm"), ("backend", "fast"), ("carry", "drop"), ("slots", 0), ("pack_size", -1)],
+        *[("checkpoint_seconds", -1.0), ("checkpoint_seconds", float("nan"))],
+    ],
+)
+def test_a_flag_that_is_none_is_refused_by_its_name(tiny: Tiny, tmp_path: Path, flag: str, value: Any) -> None:
+    arguments = {"executor": "local", flag: value}
+    with pytest.raises(ExperimentError, match=f"{flag}: expected"):
+        run_oracle(tiny(), tmp_path / "a", **arguments)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_cluster_that_is_not_there_claims_no_folder(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(ClusterError):
+        run_oracle(tiny(), tmp_path / "a", executor="ray", address="127.0.0.1:1")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_pack_that_is_partly_done_trains_the_rest_alone(tiny: Tiny, tmp_path: Path) -> None:
+    run_oracle(tiny("grid.values=[0.02, 0.1]", "pruning.cycles=0"), tmp_path, executor="local", backend="pack")
+    experiment = tiny("pruning.cycles=0")
+    (tmp_path / "experiment.yaml").write_text(experiment.to_yaml())  # as if a grid had grown by one in between
+    run_oracle(experiment, tmp_path, executor="local", backend="pack")
+    assert trained(tmp_path) == [(0, seed, rate) for seed in (0, 1) for rate in (0.02, 0.1, 0.4)]
 
 
 @pytest.mark.parametrize(("seeds", "slots"), [(1, 1), (5, 1), (5, 2), (3, 8), (5, 64)])

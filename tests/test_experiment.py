@@ -77,7 +77,9 @@ def refusal(*overrides):
         ("grid=[0.1, 0.2]", ["grid: found [0.1, 0.2]", "object"]),
         ("pruning.prune_output=maybe", ["pruning.prune_output: found 'maybe'", "boolean"]),
         # wrong range
-        ("training.epochs=0", ["training.epochs: found 0", "greater than 0"]),
+        ("training.epochs=0", ["training.epochs: found 0", "greater than or equal to 1"]),
+        ("training.epochs=100001", ["training.epochs: found 100001", "less than or equal to 100000"]),
+        ("data.resolution=100000", ["data.resolution: found 100000", "less than or equal to 4096"]),
         ("training.batch_size=-1", ["training.batch_size: found -1", "greater than 0"]),
         ("training.clip_norm=0", ["training.clip_norm: found 0", "greater than 0"]),
         ("pruning.rate=0", ["pruning.rate: found 0", "greater than 0"]),

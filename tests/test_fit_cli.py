@@ -107,7 +107,7 @@ def test_missing_file_folder_or_rate_is_refused_without_a_traceback(silo_fit, ta
     for arguments in (("fit", tmp_path / "no.csv"), ("report", tmp_path), ("fit", table), ("check", table, "--eps", 1, "--delta", 1)):  # fmt: skip  # noqa: E501
         code, _, err = silo_fit(*arguments)
         assert code == 2
-        assert err.startswith("silo-fit: ")
+        assert err.startswith("error: ")
 
 
 def test_installed_command_refuses_without_a_traceback(tmp_path):

@@ -84,12 +84,39 @@ def test_impossible_numbers_are_refused_by_name(name, value):
         SiloCurve(**{**numbers, name: value})
 
 
+def test_a_curve_whose_top_overflows_is_refused():
+    with pytest.raises(CurveError, match="eps \\+ delta is inf"):
+        SiloCurve(eps=1e308, delta=1e308, q=1, beta=5, pruning_rate=0.2)
+
+
+@pytest.mark.parametrize("beta", [1e-300, 1e-3, 5, 1e300])
+@pytest.mark.parametrize("part", [0.05, 0.5, 0.95])
+def test_the_cycle_of_a_part_is_found_for_any_beta(beta, part):
+    curve = SiloCurve(eps=0, delta=1, q=1, beta=beta, pruning_rate=0.2)
+    cycle = curve.cycle_at(part)
+    assert cycle >= curve.q
+    if beta == 5:
+        assert curve(cycle) == pytest.approx(part, rel=1e-12)
+
+
 def test_negative_cycle_is_refused():
     with pytest.raises(CurveError, match="-1"):
         SiloCurve(eps=0.1, delta=0.1, q=1, beta=5, pruning_rate=0.2)([0, -1])
 
 
-@pytest.mark.parametrize("ranges", [{"q": (3, 0)}, {"q": (-1, 3)}, {"beta": (0, 3)}, {"q": (0, math.inf)}, {"q": (1,)}])
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        {"q": (3, 0)},
+        {"q": (-1, 3)},
+        {"beta": (0, 3)},
+        {"q": (0, math.inf)},
+        {"q": (1,)},
+        {"q": (0, 1e300)},
+        {"beta": (1e-300, 3)},
+        {"beta": (3, 1e9)},
+    ],
+)
 def test_impossible_ranges_are_refused_by_name(ranges):
     with pytest.raises(ValueError, match=f"range of {next(iter(ranges))}"):
         SiloRanges(**ranges)

@@ -1,4 +1,5 @@
 import math
+from datetime import date
 
 import pandas as pd
 import pyarrow as pa
@@ -37,6 +38,8 @@ def changed(column, row, value):
         ("cycle", "two", "row 2: cycle is the text 'two'"),
         ("lo", None, "cycle 3: lo is missing"),
         ("lo", True, "cycle 3: lo is True"),
+        ("lo", date(2026, 1, 1), r"cycle 3: lo is datetime.date\(2026, 1, 1\); a number is needed"),
+        ("hi", [0.1], r"cycle 3: hi is \[0.1\]; a number is needed"),
     ],
 )
 def test_unusable_value_is_refused_with_its_cycle_or_column(column, value, said):
@@ -49,6 +52,27 @@ def test_missing_column_is_refused_by_name(column):
     table = pd.DataFrame(GOOD).drop(columns=column)
     with pytest.raises(TableError, match=f"no column {column};"):
         fit(table, pruning_rate=0.2)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("num_candidates", 0, "cycle 3: num_candidates is 0; a whole number"),
+        ("num_candidates", 2.5, "cycle 3: num_candidates is 2.5; a whole number"),
+        ("num_seeds", "five", "cycle 3: num_seeds is the text 'five'"),
+        ("lo_on_edge", "perhaps", "cycle 3: lo_on_edge is 'perhaps'; true or false"),
+        ("hi_on_edge", None, "cycle 3: hi_on_edge is None; true or false"),
+    ],
+)
+def test_a_column_that_an_oracle_adds_is_checked_too(column, value, said):
+    values = [value if position == 1 else 1 for position in range(len(GOOD["cycle"]))]
+    with pytest.raises(TableError, match=said):
+        parse_intervals(pd.DataFrame(GOOD | {column: pd.Series(values, dtype=object)}), pruning_rate=0.2)
+
+
+def test_spaces_around_the_names_of_columns_do_not_matter():
+    table = pd.DataFrame(GOOD).rename(columns=lambda name: f" {name} ")
+    assert parse_intervals(table, pruning_rate=0.2).cycles.tolist() == GOOD["cycle"]
 
 
 def test_table_without_rows_is_refused():

@@ -1,5 +1,6 @@
 """The Ray executor on real clusters: one of the process's own, and several nodes started by hand."""
 
+import json
 import os
 import shutil
 import signal
@@ -110,6 +111,29 @@ def test_what_a_worker_refuses_is_said_once_by_the_driver(tmp_path: Path) -> Non
     assert len(starts) == len(set(starts)), "a refusal was tried again"
 
 
+def test_a_process_connected_to_ray_already_is_told_so(tmp_path: Path) -> None:
+    code = (
+        "import ray; ray.init(address='local', num_cpus=1, include_dashboard=False, log_to_driver=False)\n"
+        "from oracle.chain import run_oracle; from oracle.experiment import load_experiment\n"
+        f"try: run_oracle(load_experiment('digits-mlp'), {str(tmp_path / 'out')!r})\n"
+        "except Exception as error: print(type(error).__name__, error, ray.is_initialized())\n"
+        "ray.shutdown()"
+    )
+    env = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=120)
+    assert done.stdout.startswith("ClusterError this process is connected to Ray already"), done.stderr
+    assert done.stdout.strip().endswith("True"), "a cluster that is not ours was ended"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_long_path_for_temporary_files_is_no_obstacle(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    overrides = ("pruning.cycles=0", "training.epochs=2", "seeds=[0]", "grid.points=4")
+    finish(start(tmp_path / "out", "--slots", "1", env={"TMPDIR": str(long)}, overrides=overrides))
+    assert read_oracle(tmp_path / "out").num_rows == 1
+
+
 def test_no_cluster_at_the_address_is_said_within_seconds(tmp_path: Path) -> None:
     experiment = load_experiment("digits-mlp", overrides=SLOW)
     before = time.monotonic()
@@ -217,6 +241,16 @@ def test_a_search_runs_over_two_nodes_and_outlives_the_loss_of_one(
     begun = [attempt for attempt in attempts(Folder(tmp_path / "out")) if attempt["pid"] in lost]
     went_on = [it["commit"] for it in attempts(Folder(tmp_path / "out")) if it["pid"] not in lost]
     assert any(attempt["commit"] in went_on for attempt in begun), "no pack of the lost node went on elsewhere"
+
+
+def test_a_plan_counts_the_slots_of_the_cluster_it_is_for(head: tuple[str, dict[str, str]]) -> None:
+    address, env = head
+    plan = [sys.executable, "-m", "oracle", "plan", "digits-mlp", "--address", address, "--json"]
+    done = subprocess.run(plan, capture_output=True, text=True, env=os.environ | env, timeout=120)
+    assert done.returncode == 0, done.stderr
+    planned = json.loads(done.stdout)
+    assert planned["slots"] == 1  # as the head node has, whatever this machine has
+    assert planned["seconds_per_training"] > 0
 
 
 def test_a_node_that_cannot_write_the_folder_is_named(tmp_path: Path, head: tuple[str, dict[str, str]]) -> None:

@@ -28,6 +28,8 @@ from oracle.records import (
     read_experiment,
     read_oracle,
     read_trials,
+    set_aside,
+    to_parquet,
     trials_of_cycle,
     write_oracle,
 )
@@ -125,21 +127,20 @@ def test_a_cycle_without_trials_has_none(folder):
 
 def damaged(content):
     """Ways in which a Parquet file can be no whole file of trials."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"cycle": [0], "seed": [0]}), sink)
-    other = pa.Table.from_pylist([trial()], schema=TRIALS).drop_columns("max_lr")
-    other = other.append_column("max_lr", pa.array(["high"]))
-    wrong = pa.BufferOutputStream()
-    pq.write_table(other, wrong)
     return {
         "empty": b"",
         "magic alone": b"PAR1",
         "half": content[: len(content) // 2],
         "all but a byte": content[:-1],
         "text": b"not Parquet",
-        "without columns": bytes(sink.getvalue()),
-        "wrong type": bytes(wrong.getvalue()),
     }
+
+
+def foreign():
+    """Whole Parquet files of something else."""
+    few = pa.table({"cycle": [0], "seed": [0]})
+    wrong = pa.Table.from_pylist([trial()], schema=TRIALS).drop_columns("max_lr")
+    return {"without columns": few, "wrong type": wrong.append_column("max_lr", pa.array(["high"]))}
 
 
 KINDS = list(damaged(b""))
@@ -153,6 +154,8 @@ def test_a_part_that_cannot_be_read_is_set_aside_and_its_trials_are_absent(folde
     content = damaged(folder.read(bad))[kind]
     folder.write(bad, content)
     assert keys(trials_of_cycle(folder, 0, DENSE)) == [(0.1, 0)]
+    assert folder.read(bad) == content, "reading changed the folder"
+    assert set_aside(folder, 0) == [bad]
     assert folder.read(bad) is None
     assert folder.read(f"{bad}.unreadable") == content  # kept for whoever wants to know
     assert keys(trials_of_cycle(folder, 0, DENSE)) == [(0.1, 0)]
@@ -171,12 +174,38 @@ def test_trials_cut_anywhere_are_whole_or_absent(folder):
     assert trials_of_cycle(folder, 0, DENSE).num_rows == 2
 
 
+@pytest.mark.parametrize("kind", list(foreign()))
+def test_rows_of_another_version_are_refused_and_left_where_they_are(folder, tiny, kind):
+    begin(folder, tiny(), 0.1)
+    content = to_parquet(foreign()[kind])
+    for name, read in (("trials/cycle=000/a.parquet", read_trials), ("oracle.parquet", read_oracle)):
+        folder.write(name, content)
+        with pytest.raises(FolderError, match=rf"{name}: its columns are not those of this version"):
+            read(folder)
+        assert folder.read(name) == content
+        folder.delete(name)
+    folder.write("trials/cycle=000/a.parquet", content)
+    with pytest.raises(FolderError, match="its columns are not those of this version"):
+        set_aside(folder, 0)
+
+
+def test_a_column_that_an_older_version_did_not_know_is_null(folder):
+    old = pa.Table.from_pylist([trial()], schema=TRIALS).drop_columns("best_epoch")
+    folder.write("trials/cycle=000/a.parquet", to_parquet(old))
+    [row] = trials_of_cycle(folder, 0, DENSE).to_pylist()
+    assert row["best_epoch"] is None
+    assert row["val_accuracy"] == 0.75
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_oracle_table_that_cannot_be_read_counts_as_missing(folder, tiny, kind):
+def test_an_oracle_table_that_is_not_whole_is_refused_with_the_way_out(folder, tiny, kind):
     begin(folder, tiny(), 0.1)
     folder.write("oracle.parquet", damaged(folder.read("oracle.parquet"))[kind])
-    assert oracle_rows(folder) == []
-    assert read_oracle(folder).num_rows == 0
+    for read in (oracle_rows, read_oracle, read_trials):
+        with pytest.raises(
+            FolderError, match=r"oracle\.parquet: is not a whole Parquet file; run the same search again"
+        ):
+            read(folder)
 
 
 # Merging

@@ -1,7 +1,5 @@
 """Images and labels: from their sources to batches on the device."""
 
-from pathlib import Path
-
 import torch
 
 from oracle.data.images import DeviceImages, Images
@@ -9,6 +7,7 @@ from oracle.data.sources import SOURCES, RawImages, load_raw
 from oracle.data.stream import StreamImages
 from oracle.errors import DataError
 from oracle.experiment import Data, Experiment
+from oracle.storage import expanded
 
 
 def read_whole(data: Data) -> RawImages | None:
@@ -39,7 +38,7 @@ def load_images(experiment: Experiment, device: torch.device, raw: RawImages | N
         raise DataError("data.source folder needs data.path (--data): the folder that holds train/ and val/")
     else:
         images = StreamImages(
-            Path(data.path).expanduser(),
+            expanded(data.path),
             validation=data.validation,
             train=data.train,
             augment=data.augment,

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from oracle.errors import DataError
 from oracle.experiment import Data
+from oracle.storage import expanded
 
 DEFAULT_ROOT = "data"
 
@@ -43,6 +44,8 @@ def _digits(data: Data) -> RawImages:
     """scikit-learn's digits: 1,797 images, 8 x 8, 16 grey levels; every fifth is kept for the test set."""
     from sklearn.datasets import load_digits
 
+    if data.path is not None:
+        raise DataError(f"data.path (--data): found {data.path}, but digits come with scikit-learn; leave it out")
     bunch = load_digits()
     images = bunch.images.astype(np.uint8)[:, None]
     labels = bunch.target.astype(np.int64)
@@ -58,7 +61,11 @@ def _digits(data: Data) -> RawImages:
 
 def _cifar(data: Data) -> RawImages:
     """CIFAR-10 or -100 as image Parquet where `path` holds such files, else by torchvision, downloaded on first use."""
-    root = Path(data.path or DEFAULT_ROOT).expanduser()
+    root = expanded(data.path or DEFAULT_ROOT)
+    if data.path is not None and not root.exists():
+        raise DataError(
+            f"data.path (--data): {root} does not exist; leave it out to download {data.source} into {DEFAULT_ROOT}/"
+        )
     num_classes = {"cifar10": 10, "cifar100": 100}[data.source]
     if root.is_file() or any(root.rglob("*.parquet")):
         raw = _parquet(data.model_copy(update={"path": str(root), "resolution": None}))
@@ -97,7 +104,7 @@ def _parquet(data: Data) -> RawImages:
     """
     if data.path is None:
         raise DataError("data.source parquet needs data.path: a Parquet file, or a folder of train-* and test-* shards")
-    root = Path(data.path).expanduser()
+    root = expanded(data.path)
     if root.is_file():
         images, labels, names = _read_shards([root], data.resolution)
         if len(labels) < 5:
@@ -129,7 +136,8 @@ def _shards(root: Path) -> tuple[list[Path], list[Path]]:
     if not files:
         raise DataError(f"{root.absolute()}: no .parquet files there; expected train-*.parquet and test-*.parquet")
     train = [file for file in files if file.name.startswith("train")]
-    test = [file for file in files if file.name.startswith(("test", "valid"))]
+    test = [file for file in files if file.name.startswith("test")]
+    test = test or [file for file in files if file.name.startswith("valid")]
     if not train or not test:
         raise DataError(
             f"{root}: expected files that start with train and with test (or validation), found "

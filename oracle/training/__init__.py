@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -37,6 +37,9 @@ def train(
     `parents`: by seed; None for the dense networks of all the experiment's seeds. Returns trial rows (the columns of
     `oracle.records.TRIALS` that training knows) and final state dicts by (seed, max_lr), on the CPU.
     """
+    check_backend(backend)
+    if len(candidates) == 0:
+        raise ExperimentError("candidates: expected at least one max_lr, found none")
     device = device or default_device()
     images = images or load_images(experiment, device)
     if parents is None:
@@ -55,6 +58,12 @@ def train(
             for index, max_lr in enumerate(group):
                 states[seed, max_lr] = {name: value[index].cpu() for name, value in trainer.weights().items()}
     return rows, states
+
+
+def check_backend(backend: str) -> None:
+    """Raises ExperimentError for what is none."""
+    if backend not in ("auto", *get_args(Backend)):
+        raise ExperimentError(f"backend: expected one of auto, {', '.join(get_args(Backend))}, found {backend!r}")
 
 
 def default_device() -> torch.device:

@@ -60,7 +60,8 @@ def _cyclical(schedule: Cyclical, max_lr: float, t: Rates, steps_per_epoch: int)
     step = max(1, round(schedule.step * len(t)))
     cycle = np.floor(1.0 + t / (2.0 * step))
     x = np.abs(t / step - 2.0 * cycle + 1.0)
-    return schedule.low + (max_lr - schedule.low) * np.maximum(0.0, 1.0 - x)
+    rates = schedule.low + (max_lr - schedule.low) * np.maximum(0.0, 1.0 - x)
+    return np.minimum(rates, max_lr)  # at the peak, rounding can end a bit above
 
 
 def _warmup(schedule: WarmUp, max_lr: float, t: Rates, steps_per_epoch: int) -> Rates:
