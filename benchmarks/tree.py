@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,9 +33,8 @@ def measure(command: Sequence[str], env: dict[str, str] | None = None) -> Cost:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     seen: dict[tuple[int, float], float] = {}
     started = time.perf_counter()
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | (env or {})
-    ) as process:
+    with tempfile.TemporaryFile("w+") as output:  # not a pipe: nobody would read it, and a full one stops the command
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | (env or {}))
         wall = 0.0
         while True:
             for child in psutil.Process().children(recursive=True):
@@ -48,9 +48,9 @@ def measure(command: Sequence[str], env: dict[str, str] | None = None) -> Cost:
             elif not _reap():
                 break
             time.sleep(SAMPLE_SECONDS)
-        output = process.stdout.read() if process.stdout else ""
-    if process.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{output}")
+        if process.returncode != 0:
+            output.seek(0)
+            raise RuntimeError(f"{' '.join(command)} failed:\n{output.read()}")
     return Cost(wall=wall, cpu=sum(seen.values()))
 
 

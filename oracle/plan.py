@@ -7,7 +7,8 @@ from typing import Literal
 
 import torch
 
-from oracle.chain import check_experiment, check_flags, check_folder, fair_pack_size
+from oracle.chain import fair_pack_size
+from oracle.checks import check_experiment, check_flags, check_folder
 from oracle.data import load_images, read_whole
 from oracle.data.images import Images
 from oracle.data.sources import RawImages

@@ -56,6 +56,7 @@ ORACLE = [
     "oracle.diagnostics",
     "oracle.work",
     "oracle.watch",
+    "oracle.checks",
     "oracle.guard",
     "oracle.local",
     "oracle.search",

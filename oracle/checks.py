@@ -1,0 +1,119 @@
+"""What is refused before anything is trained: flags, experiments that cannot run, folders of another run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from oracle.data.images import Images
+from oracle.errors import ExperimentError, FolderError
+from oracle.experiment import Experiment, differences
+from oracle.pruning import next_masks
+from oracle.records import read_experiment
+from oracle.storage import Folder
+from oracle.training import Backend, check_backend, check_rewind_step
+from oracle.training.parents import first_parent, parent_network
+from oracle.training.schedules import learning_rates
+from oracle.watch import Watch
+from oracle.work import Settings, versions
+
+
+def check_choice(name: str, found: str, allowed: Sequence[str]) -> None:
+    """Raises ExperimentError for what is not allowed."""
+    if found not in allowed:
+        raise ExperimentError(f"{name}: expected one of {', '.join(allowed)}, found {found!r}")
+
+
+def check_flags(*, executor: str, backend: str, slots: int | None, pack_size: int | None) -> None:
+    """Raises ExperimentError where one of them is none of what `run_oracle` takes."""
+    check_choice("executor", executor, ("ray", "local"))
+    check_backend(backend)
+    for name, count in (("slots", slots), ("pack_size", pack_size)):
+        if count is not None and not (type(count) is int and count >= 1):
+            raise ExperimentError(f"{name}: expected a whole number from 1 on, or None, found {count!r}")
+
+
+def check_experiment(experiment: Experiment, images: Images) -> None:
+    """Refuse before training what would fail in it: a network that does not fit the images, schedules, batches,
+    a pruning method that is not known or not for this network."""
+    steps_per_epoch = images.num_train // experiment.training.batch_size
+    check_rewind_step(experiment, steps_per_epoch)
+    epochs = experiment.training.epochs
+    for max_lr in {rate for cycle in range(experiment.pruning.cycles + 1) for rate in experiment.candidates(cycle)}:
+        learning_rates(experiment.schedule, max_lr=max_lr, epochs=epochs, steps_per_epoch=steps_per_epoch)
+    seed, pruning = experiment.seeds[0], experiment.pruning
+    network = parent_network(experiment, seed, images, first_parent(experiment, seed, images))
+    batch = None
+    if pruning.method == "global_gradient":
+        pixels, labels = images.sample(pruning.batch, seed)
+        batch = pixels[:2].cpu(), labels[:2].cpu()  # enough to see that it works
+    next_masks(network, None, method=pruning.method, rate=pruning.rate, batch=batch, prune_output=pruning.prune_output)
+
+
+def check_folder(folder: Folder, experiment: Experiment) -> None:
+    """Let a folder pass that is new, or whose run this experiment goes on with: the same, more seeds or more cycles.
+
+    FolderError names what else differs.
+    """
+    if folder.read("experiment.yaml") is None:
+        if folder.read("oracle.parquet") is not None:
+            raise FolderError(f"{folder.url}: holds oracle.parquet but no experiment.yaml; choose an empty folder")
+    else:
+        there = read_experiment(folder)
+        cycles = min(there.pruning.cycles, experiment.pruning.cycles)
+        differ = differences(_comparable(there, cycles), _comparable(experiment, cycles))
+        gone = [seed for seed in there.seeds if seed not in experiment.seeds]
+        if gone:
+            differ.append(
+                f"seeds: {list(there.seeds)} there, {list(experiment.seeds)} asked for (more are fine, fewer not)"
+            )
+        if experiment.pruning.cycles < there.pruning.cycles:
+            differ.append(
+                f"pruning.cycles: {there.pruning.cycles} there, {cycles} asked for (more are fine, fewer not)"
+            )
+        if differ:
+            raise FolderError(
+                f"{folder.url} holds a run of another experiment; choose another folder with --out, or the same "
+                "experiment. They differ in\n  " + "\n  ".join(differ)
+            )
+
+
+def settings_of(
+    folder: Folder, backend: Backend, asked: str, device: str, size: int, size_asked: int | None, watch: Watch
+) -> Settings:
+    """The folder's settings, chosen now if it has none. FolderError where it was begun in another way."""
+    content = folder.read("settings.json")
+    if content is None:
+        settings = Settings(backend=backend, device=device, pack_size=size, threads=1, versions=versions())
+        folder.write("settings.json", settings.to_json().encode())
+        return settings
+    try:
+        settings = Settings.from_json(content)
+    except (ValueError, TypeError) as error:
+        raise FolderError(
+            f"{folder / 'settings.json'}: cannot be read ({error}). It holds how this run is computed; delete it to have "
+            "that chosen anew: what is finished stays, the last digits of what follows may differ"
+        ) from None
+    wrong = []
+    if settings.device != device:
+        wrong.append(f"device: {settings.device} there, {device} here")
+    if asked != "auto" and settings.backend != asked:
+        wrong.append(f"backend: {settings.backend} there, {asked} asked for")
+    if size_asked is not None and settings.pack_size != size_asked:
+        wrong.append(f"pack size: {settings.pack_size} there, {size_asked} asked for")
+    if wrong:
+        raise FolderError(
+            f"{folder.url}: this run was begun in another way, and would not keep its bits: {'; '.join(wrong)}. Go on as "
+            "it was begun, or choose another folder with --out"
+        )
+    if dict(settings.versions) != versions():
+        watch.says(f"begun with {dict(settings.versions)}, going on with {versions()}: last digits may differ")
+    return settings
+
+
+def _comparable(experiment: Experiment, cycles: int) -> dict[str, Any]:
+    """An experiment's identity up to a cycle, without what a run may have more of."""
+    fields = experiment.identity()
+    fields.pop("seeds")
+    fields["pruning"].pop("cycles")
+    if "peaks" in fields:
+        fields["peaks"] = fields["peaks"][: cycles + 1]
+    return fields
