@@ -246,7 +246,7 @@ def main() -> None:
         f"# Fitting SILO: {arguments.tables} generated tables and the paper's two",
         f"{device()}; Python {platform.python_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in ("silo-oracle", "numpy", "scipy", "optuna", "cmaes"))
-        + ". Made by `python -m benchmarks.fit`. Times are after import, on a machine that others used too.",
+        + ". Made by `python -m benchmarks.fit`. Times are after import.",
         as_markdown(heads[0], rows),
         "Hits lost, by kind of table:",
         as_markdown(heads[1], kinds),
