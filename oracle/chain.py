@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch import nn
 
-from oracle.checks import check_choice, check_experiment, check_flags, check_folder, settings_of
+from oracle.checks import check_choice, check_experiment, check_flags, check_folder, pinned, settings_of
 from oracle.data import load_images, read_whole
 from oracle.data.images import Images
 from oracle.data.sources import RawImages
@@ -32,7 +32,7 @@ from oracle.records import (
     trials_of_cycle,
     write_oracle,
 )
-from oracle.storage import Folder, expanded
+from oracle.storage import Folder
 from oracle.training import Backend, choose_backend, default_device
 from oracle.training.parents import Parent, Winner, first_parent, fresh_network, next_parent
 from oracle.watch import Watch
@@ -94,7 +94,7 @@ def run_oracle(
     watch = watch or Watch()
     if peaks is not None:
         experiment = _with_peaks(experiment, peaks)
-    experiment = _with_absolute_path(experiment)
+    experiment = pinned(experiment)
     raw = read_whole(experiment.data)
     images = load_images(experiment, default_device(), raw)
     check_experiment(experiment, images)
@@ -259,6 +259,11 @@ class Chain:
                 first = self._winner(0, seed) if self._experiment.pruning.rewind_step else None
                 winner = self._winner(cycle - 1, seed)
                 parent = next_parent(self._experiment, seed, self._images, cycle=cycle, winner=winner, first=first)
+                if all(mask.equal(winner.masks[name]) for name, mask in parent.masks.items()):
+                    self._watch.says(
+                        f"cycle {cycle}, seed {seed}: pruning.rate {self._experiment.pruning.rate:g} of what is left is "
+                        "less than one weight, or filter: nothing was pruned"
+                    )
                 emptied = sorted(set(emptied_layers(parent.masks)) - set(emptied_layers(winner.masks)))
                 if emptied:
                     self._watch.says(
@@ -357,14 +362,6 @@ def _committed_with(trials: pa.Table, seed: int, max_lr: float) -> Pack:
 
 def _backend(asked: Literal["auto", "plain", "pack"], network: nn.Module, device: str) -> Backend:
     return choose_backend(network, device) if asked == "auto" else asked
-
-
-def _with_absolute_path(experiment: Experiment) -> Experiment:
-    """Workers run in folders of their own."""
-    if experiment.data.path is None:
-        return experiment
-    data = experiment.data.model_copy(update={"path": str(expanded(experiment.data.path).absolute())})
-    return experiment.model_copy(update={"data": data})
 
 
 def _with_peaks(experiment: Experiment, peaks: Sequence[float]) -> Experiment:

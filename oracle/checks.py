@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
+
 from oracle.data.images import Images
-from oracle.errors import ExperimentError, FolderError
+from oracle.errors import ExperimentError, FolderError, NetworkError
 from oracle.experiment import Experiment, differences
+from oracle.pretrained import weights_sha256
 from oracle.pruning import next_masks
 from oracle.records import read_experiment
-from oracle.storage import Folder
+from oracle.storage import Folder, expanded
 from oracle.training import Backend, check_backend, check_rewind_step
 from oracle.training.parents import first_parent, parent_network
 from oracle.training.schedules import learning_rates
@@ -31,6 +34,26 @@ def check_flags(*, executor: str, backend: str, slots: int | None, pack_size: in
             raise ExperimentError(f"{name}: expected a whole number from 1 on, or None, found {count!r}")
 
 
+def pinned(experiment: Experiment) -> Experiment:
+    """With absolute paths, since workers run in folders of their own, and a start tied to what its file holds now.
+
+    NetworkError where that file cannot be read, or is not the one that the experiment names by its hash.
+    """
+    data, network = experiment.data, experiment.network
+    if data.path is not None:
+        data = data.model_copy(update={"path": str(expanded(data.path).absolute())})
+    if network.weights is not None:
+        path = str(expanded(network.weights).absolute())
+        found = weights_sha256(path)
+        if network.weights_sha256 not in {None, found}:
+            raise NetworkError(
+                f"network.weights: {path} has the SHA-256 {found}, expected network.weights_sha256 "
+                f"{network.weights_sha256}"
+            )
+        network = network.model_copy(update={"weights": path, "weights_sha256": found})
+    return experiment.model_copy(update={"data": data, "network": network})
+
+
 def check_experiment(experiment: Experiment, images: Images) -> None:
     """Refuse before training what would fail in it: a network that does not fit the images, schedules, batches,
     a pruning method that is not known or not for this network."""
@@ -45,7 +68,22 @@ def check_experiment(experiment: Experiment, images: Images) -> None:
     if pruning.method == "global_gradient":
         pixels, labels = images.sample(pruning.batch, seed)
         batch = pixels[:2].cpu(), labels[:2].cpu()  # enough to see that it works
+        _check_batch_of_one("pruning.batch", pruning.batch, network, images)
+    _check_batch_of_one("training.batch_size", experiment.training.batch_size, network, images)
     next_masks(network, None, method=pruning.method, rate=pruning.rate, batch=batch, prune_output=pruning.prune_output)
+
+
+def _check_batch_of_one(key: str, size: int, network: nn.Module, images: Images) -> None:
+    """A batch norm has nothing to normalise by where it sees one image of one pixel."""
+    if size > 1:
+        return
+    pixels, _ = images.sample(1, 0)
+    try:
+        network.cpu().train()(pixels.cpu())
+    except ValueError as error:
+        raise ExperimentError(
+            f"{key}: found 1, but this network's batch norms need at least 2 images: {error}"
+        ) from None
 
 
 def check_folder(folder: Folder, experiment: Experiment) -> None:

@@ -6,11 +6,12 @@ Fig. 1; the spread of a gradient depends on it), not augmented, the same for all
     weight_gradient   dL/dw, L the batch's mean cross-entropy
     weight_update     max_lr dL/dw: the paper's weight update, gradient times learning rate, at the schedule's peak
     weight_change     trained weight minus the parent's: what the whole training did (Definition 2, over all epochs)
-    hidden            what each layer reads from the layers before it; the first layer reads images and has none
+    hidden            what each layer reads from the layers before it; the first layer reads images and has none, nor has
+                      the projection behind attention, which PyTorch computes inside one call
 
 Pruned weights are left out. Batch norms use the batch's own statistics, as in a training step, and dropout is off. Layers
 go by their weight's key in state_dict; "all" is all of them together. Projection shortcuts read what their block reads, so
-their `hidden` is not counted twice.
+their `hidden` is not counted twice; in DenseNet every layer reads all maps of its block, and each reading counts.
 """
 
 import math

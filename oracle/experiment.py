@@ -37,10 +37,14 @@ class _Model(BaseModel):
 
 
 class Network(_Model):
-    """An architecture of `oracle.networks.NETWORKS`; `weights` starts it from a safetensors file."""
+    """An architecture of `oracle.networks.NETWORKS`; `weights` starts it from a safetensors file.
+
+    What the file holds is part of the experiment's identity, where it lies is not: a search writes `weights_sha256`.
+    """
 
     name: Annotated[str, Field(pattern=NAME)]
     weights: str | None = None
+    weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None  # of the file, 64 hex digits
 
 
 class Data(_Model):
@@ -239,14 +243,18 @@ class Experiment(_Model):
 
     @property
     def hash(self) -> str:
-        """Identity: 16 hex digits of SHA-256 over all fields that differ from their defaults, paths aside."""
+        """Identity: 16 hex digits of SHA-256 over all fields that differ from their defaults, but `data.path`
+        and `diagnostics`, which change no number."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
 
     def identity(self) -> dict[str, Any]:
         """What makes this experiment this one, as plain values; the fields left out are at their defaults."""
         fields: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
         fields["data"].pop("path", None)
+        if self.network.weights_sha256 is not None:
+            fields["network"].pop("weights", None)
         fields["seeds"].sort()
+        fields.pop("diagnostics", None)  # looks at what was trained, and changes nothing in it
         return fields
 
     def to_yaml(self) -> str:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from oracle.chain import fair_pack_size
-from oracle.checks import check_experiment, check_flags, check_folder
+from oracle.checks import check_experiment, check_flags, check_folder, pinned
 from oracle.data import load_images, read_whole
 from oracle.data.images import Images
 from oracle.data.sources import RawImages
@@ -62,6 +62,7 @@ def plan(
     `out`: the run's folder, whose finished trainings take no more time. Raises what `run_oracle` refuses.
     """
     check_flags(executor=executor, backend=backend, slots=slots, pack_size=pack_size)
+    experiment = pinned(experiment)
     raw = read_whole(experiment.data)
     images = load_images(experiment, default_device(), raw)
     check_experiment(experiment, images)

@@ -3,12 +3,13 @@
 Nothing is unpickled but by torch.load with weights_only; a search itself reads safetensors alone.
 """
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import interpolate_embeddings
 
@@ -45,15 +46,20 @@ def convert_checkpoint(
     own = network.state_dict()
     state = _renamed(_read_checkpoint(Path(checkpoint)))
     changes = []
-    if name == "vit-b-16" and "encoder.pos_embedding" in state:
+    if name == "vit-b-16" and state.get("encoder.pos_embedding", torch.empty(0)).dim() == 3:
         before = state["encoder.pos_embedding"].shape[1] - 1
         after = own["encoder.pos_embedding"].shape[1] - 1
         if before != after:
-            state = dict(interpolate_embeddings(input_shape[1], 16, state))
+            try:
+                state = dict(interpolate_embeddings(input_shape[1], 16, state))
+            except (IndexError, ValueError) as error:
+                raise NetworkError(
+                    f"checkpoint {str(checkpoint)!r}: its position embeddings cannot be interpolated: {error}"
+                ) from None
             changes.append(f"position embeddings were interpolated from {before} to {after} patches")
     head = [key for key in own if key.startswith(_HEADS[name])]
     if any(key in state and state[key].shape != own[key].shape for key in head):
-        found = state[head[-1]].shape[0]
+        found = next(state[key] for key in head if key in state).shape[0]
         state |= {key: own[key] for key in head}
         changes.append(f"the head for {found} classes was replaced by a fresh one for {num_classes}")
     for key in own:
@@ -63,21 +69,27 @@ def convert_checkpoint(
             state[key] = own[key]
     _check_fits(own, state, str(checkpoint))
     try:
-        save_file({key: state[key].to(own[key].dtype).contiguous() for key in own}, out)
+        save_file({key: state[key].to(own[key].dtype).contiguous().clone() for key in own}, out)
     except (OSError, SafetensorError) as error:
         raise NetworkError(f"weights {str(out)!r} cannot be written: {error}") from error
     return changes
 
 
-def load_weights(network: nn.Module, path: str | Path) -> None:
+def load_weights(network: nn.Module, path: str | Path, *, sha256: str | None = None) -> None:
     """Copy all weights and buffers of a safetensors file into a network, in place; the head too.
 
-    NetworkError if the file cannot be read, or a tensor is missing, unknown or of another shape; the network is then
-    unchanged.
+    `sha256`: what the file's content must hash to, 64 hex digits; None: anything. NetworkError if the file cannot be read
+    or holds something else, or a tensor is missing, unknown or of another shape; the network is then unchanged.
     """
+    content = _read(path)
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise NetworkError(
+            f"weights {str(path)!r}: the file has changed since the search began; put back the one whose SHA-256 is "
+            f"{sha256}, or begin in another folder"
+        )
     try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
+        state = load(content)
+    except SafetensorError as error:
         raise NetworkError(
             f"weights {str(path)!r} cannot be read as safetensors ({error}); is it a torchvision checkpoint? "
             "Convert it first"
@@ -86,12 +98,29 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     network.load_state_dict(state)
 
 
+def weights_sha256(path: str | Path) -> str:
+    """What a file of weights hashes to, 64 hex digits. NetworkError if it cannot be read."""
+    return hashlib.sha256(_read(path)).hexdigest()
+
+
+def _read(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise NetworkError(f"weights {str(path)!r} cannot be read: {error.strerror}") from error
+
+
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a truncated or foreign file raises almost anything
-        raise NetworkError(f"checkpoint {str(path)!r} cannot be read with weights_only: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    except OSError as error:
+        raise NetworkError(f"checkpoint {str(path)!r} cannot be read: {error.strerror}") from error
+    except Exception as error:  # a truncated or foreign file raises almost anything, and torch's advice is to trust it
+        raise NetworkError(
+            f"checkpoint {str(path)!r} cannot be read with weights_only: it is damaged, or holds more than tensors. Save "
+            "the network's state_dict() alone"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         found = (
             f"a dict with {', '.join(map(str, list(state)[:5]))}" if isinstance(state, dict) else type(state).__name__
         )

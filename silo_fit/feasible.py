@@ -127,7 +127,7 @@ def solve(intervals: Intervals, q: float, beta: float) -> Solution:
     else:  # cells too thin for the arithmetic: the sweep's own points
         members, eps, delta = cells.members, cells.eps, cells.delta
     loss = _losses(values, logs, members, eps, delta)
-    best = int(np.round(loss, 15).argmin())  # equal but for rounding: the first, so that a constant comes before a rise
+    best = int(np.lexsort((delta, np.round(loss, 15)))[0])  # equal but for rounding: the one that rises least
     return Solution(
         hits=int(members[best].sum()),
         touching=limits is tolerant,

@@ -17,7 +17,7 @@ from oracle.experiment import Experiment
 from oracle.intervals import find_interval
 from oracle.records import attempts, lineage, read_oracle, read_trials
 from oracle.storage import Folder
-from oracle.training.parents import first_parent, next_parent
+from oracle.training.parents import Winner, first_parent, next_parent
 from oracle.watch import Watch
 from oracle.weights import read_winner, winner_name
 
@@ -313,3 +313,28 @@ def test_packs_fill_the_slots(seeds: int, slots: int, backend: Any) -> None:
     assert sorted(trials) == [(seed, float(rate)) for seed in range(seeds) for rate in range(1, 25)]
     assert max(len(pack.candidates) for pack in packs) <= size
     assert len(packs) >= min(slots, 24 * seeds) or size == 1 or len(packs) * 2 > slots
+
+
+def test_a_cycle_that_prunes_nothing_says_so(tiny: Tiny, tmp_path: Path) -> None:
+    said: list[str] = []
+    watch = Watch()
+    watch.says = said.append  # type: ignore[method-assign]
+    run_oracle(tiny("pruning.rate=1e-9", "pruning.cycles=1", "seeds=[0]"), tmp_path, executor="local", watch=watch)
+    assert any("cycle 1, seed 0" in text and "nothing was pruned" in text for text in said), said
+
+
+def test_in_float64_weights_are_not_rounded_before_they_are_compared(tiny: Tiny) -> None:
+    experiment = tiny("training.precision=fp64")
+    images = load_images(experiment, torch.device("cpu"))
+    parent = first_parent(experiment, 0, images)
+    weights = {name: value.double() for name, value in parent.weights.items()}
+    weights["1.weight"] = 1 + 1e-9 * torch.randperm(4096, generator=torch.Generator().manual_seed(0)).double().view(
+        64, 64
+    )
+    weights["3.weight"] = torch.full((64, 64), 2.0, dtype=torch.float64)
+    weights["5.weight"] = torch.full((10, 64), 2.0, dtype=torch.float64)
+    winner = Winner(weights=weights, masks=parent.masks, rewind=None)
+    masks = next_parent(experiment, 0, images, cycle=1, winner=winner, first=None).masks
+    pruned = weights["1.weight"][~masks["1.weight"]]
+    assert len(pruned) == round(0.2 * 8832)
+    assert pruned.max() < weights["1.weight"][masks["1.weight"]].min()

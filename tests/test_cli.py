@@ -181,6 +181,13 @@ def test_a_budget_too_small_refuses_to_start(tmp_path: Path) -> None:
             ["plan", "digits-mlp", "--set", "schedule={shape: cyclical, low: 1e-4}", "--set", "grid.extend=true"],
             "grid.extend",
         ),
+        (
+            [
+                *["plan", "digits-mlp", "--set", "network.name=vgg19-narrow", "--set", "data.resolution=16"],
+                *["--set", "training.batch_size=1"],
+            ],
+            "training.batch_size: found 1, but this network's batch norms need at least 2",
+        ),
         (["show", "."], "holds no Oracle run"),
         (["show", "~nobody-of-this-name/x"], "no such home folder"),
         (["search", "digits-mlp", "--address", "ray://x:1"], "ray job submit"),

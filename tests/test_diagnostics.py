@@ -211,6 +211,15 @@ def test_a_search_does_not_notice_its_diagnostics(tiny, tmp_path):
     assert names == [f"diagnostics/cycle={cycle:03d}/seed={seed}.parquet" for cycle in range(3) for seed in (0, 1)]
 
 
+def test_diagnostics_may_be_asked_for_when_all_is_trained(tiny, tmp_path):
+    run_oracle(tiny(), tmp_path, executor="local")
+    starts = Folder(tmp_path).names("attempts")
+    assert tiny("diagnostics=true").hash == tiny().hash
+    run_oracle(tiny("diagnostics=true"), tmp_path, executor="local")
+    assert Folder(tmp_path).names("attempts") == starts
+    assert set(read_diagnostics(tmp_path)["cycle"].to_pylist()) == {0, 1, 2}
+
+
 def test_lost_or_broken_diagnostics_are_made_again_and_nothing_else(tiny, tmp_path):
     experiment = tiny("diagnostics=true")
     run_oracle(experiment, tmp_path, executor="local")

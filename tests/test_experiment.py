@@ -371,7 +371,6 @@ def test_spelling_of_a_number_does_not_change_the_hash(one, other):
         "grid.points=25",
         "seeds=[0, 1, 2, 3]",
         "tolerance=0.01",
-        "diagnostics=true",
     ],
 )
 def test_every_change_of_the_science_changes_the_hash(override):

@@ -262,3 +262,11 @@ def test_fields_that_others_rely_on_are_there(result):
     names = {field.name for field in dataclasses.fields(result)}
     assert names >= {"curve", "hits", "num_cycles", "most_hits", "certified", "depth", "per_cycle", "ranges"}
     assert fit_module.fit.__kwdefaults__ == {"pruning_rate": None, "q": (0, 3), "beta": (3, 6), "seed": 0, "trials": 50}
+
+
+def test_of_curves_that_fit_as_well_the_one_that_rises_least_is_chosen():
+    """Points at cycles 0 and 2, or 1 and 2, can be met exactly: by a rise that has hardly begun, or by a constant."""
+    points = [0.095, 0.2, 0.2]
+    best = fit(pd.DataFrame({"cycle": [0, 1, 2], "lo": points, "max_lr": points, "hi": points}), pruning_rate=0.2)
+    assert best.hits == 2
+    assert best.curve.top == pytest.approx(0.2)

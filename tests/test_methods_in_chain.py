@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from oracle.chain import run_oracle
 from oracle.cli import main
 from oracle.data import load_images
-from oracle.errors import DataError, ExperimentError, MaskError, NetworkError
+from oracle.errors import DataError, ExperimentError, FolderError, MaskError, NetworkError
 from oracle.experiment import load_experiment
 from oracle.networks import build_network
 from oracle.pretrained import load_weights
@@ -143,9 +143,32 @@ def test_a_search_starts_from_the_weights_it_is_given(tmp_path):
                 continue  # batch norm's statistics move whatever the rate
             mask = winner.masks.get(name, torch.ones_like(value, dtype=torch.bool))
             assert (value - start[name])[mask].abs().max() < 1e-25  # what a rate of 1e-30 can move a weight that is 0
-    with pytest.raises(NetworkError, match="Convert it first"):
+    with pytest.raises(NetworkError, match=r"none\.safetensors' cannot be read: No such file"):
         run_oracle(narrow(f"network.weights='{tmp_path}/none.safetensors'"), tmp_path / "no", executor="local")
     assert not (tmp_path / "no").exists()
+
+
+def test_a_start_is_known_by_what_its_file_holds_not_by_where_it_lies(tmp_path):
+    def weights(seed, name):
+        generator = torch.Generator().manual_seed(seed)
+        network = build_network("resnet8", num_classes=10, input_shape=(1, 8, 8), generator=generator)
+        save_file(network.state_dict(), tmp_path / name)
+        return f"network.weights='{tmp_path}/{name}'"
+
+    first = weights(1, "a.safetensors")
+    run_oracle(narrow(first, "pruning.cycles=0"), tmp_path / "run", executor="local")
+    (tmp_path / "a.safetensors").rename(tmp_path / "moved.safetensors")
+    moved = first.replace("a.safetensors", "moved.safetensors")
+    assert run_oracle(narrow(moved, "pruning.cycles=1"), tmp_path / "run", executor="local").num_rows == 2
+    weights(2, "moved.safetensors")
+    with pytest.raises(FolderError, match=r"network\.weights_sha256"):
+        run_oracle(narrow(moved, "pruning.cycles=1"), tmp_path / "run", executor="local")
+    with pytest.raises(NetworkError, match="the file has changed since the search began"):
+        load_weights(small_resnet(), tmp_path / "moved.safetensors", sha256="0" * 64)
+
+
+def small_resnet():
+    return build_network("resnet8", num_classes=10, input_shape=(1, 8, 8))
 
 
 @pytest.fixture

@@ -228,13 +228,65 @@ def test_checkpoint_that_does_not_fit_is_refused(tmp_path):
     torch.save({"model": {"conv1.weight": torch.zeros(3)}}, tmp_path / "b.pth")
     (tmp_path / "c.pth").write_bytes(b"no checkpoint")
     torch.save(nn.Linear(2, 2), tmp_path / "d.pth")  # a pickled module: refused by weights_only
+    torch.save({1: torch.zeros(3)}, tmp_path / "e.pth")
     arguments = {"num_classes": 1000, "input_shape": (3, 64, 64)}
-    for file, says in {"a": "bn1.weight is missing", "b": "a dict with model", "c": "read", "d": "read"}.items():
+    for file, says in {
+        "a": "bn1.weight is missing",
+        "b": "a dict with model",
+        "c": "read",
+        "d": "read",
+        "e": "holds a dict with 1",
+    }.items():
         with pytest.raises(NetworkError, match=f"{file}.pth.*{says}"):
             convert_checkpoint(tmp_path / f"{file}.pth", tmp_path / "out", name="resnet50", **arguments)
     assert not (tmp_path / "out").exists()
+    with pytest.raises(NetworkError, match=r"missing\.pth' cannot be read: No such file"):
+        convert_checkpoint(tmp_path / "missing.pth", tmp_path / "out", name="resnet50", **arguments)
     with pytest.raises(NetworkError, match=r"resnet20.*resnet50, mobilenetv2, vit-b-16"):
         convert_checkpoint(tmp_path / "a.pth", tmp_path / "out", name="resnet20", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"classifier.1.weight": torch.zeros(7, 1280), "classifier.1.bias": None}, None),
+        ({"features.0.0.weight": None}, "features.0.0.weight is missing"),
+    ],
+)
+def test_a_checkpoint_with_half_a_head_gets_a_fresh_one(tmp_path, change, says):
+    state = build_network("mobilenetv2", num_classes=1000, input_shape=(3, 32, 32)).state_dict() | change
+    torch.save({key: value for key, value in state.items() if value is not None}, tmp_path / "a.pth")
+    arguments = {"name": "mobilenetv2", "num_classes": 10, "input_shape": (3, 32, 32)}
+    if says is None:
+        changes = convert_checkpoint(tmp_path / "a.pth", tmp_path / "out", **arguments)
+        assert changes == ["the head for 7 classes was replaced by a fresh one for 10"]
+    else:
+        with pytest.raises(NetworkError, match=says):
+            convert_checkpoint(tmp_path / "a.pth", tmp_path / "out", **arguments)
+
+
+def test_tensors_that_share_memory_are_converted(tmp_path):
+    state = build_network("mobilenetv2", num_classes=10, input_shape=(3, 32, 32)).state_dict()
+    twins = [key for key, value in state.items() if value.shape == (32,) and value.dtype == torch.float32][:2]
+    state[twins[0]] = state[twins[1]]
+    torch.save(state, tmp_path / "a.pth")
+    assert (
+        convert_checkpoint(
+            tmp_path / "a.pth", tmp_path / "out", name="mobilenetv2", num_classes=10, input_shape=(3, 32, 32)
+        )
+        == []
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 192), (6,)])
+def test_position_embeddings_of_no_square_are_refused(tmp_path, shape):
+    state = build_network("vit-b-16", num_classes=10, input_shape=(3, 32, 32)).state_dict()
+    width = state["encoder.pos_embedding"].shape[2]
+    torch.save(state | {"encoder.pos_embedding": torch.zeros(*shape[:-1], width)}, tmp_path / "a.pth")
+    with pytest.raises(NetworkError, match=r"a\.pth.*pos"):
+        convert_checkpoint(
+            tmp_path / "a.pth", tmp_path / "out", name="vit-b-16", num_classes=10, input_shape=(3, 32, 32)
+        )
 
 
 def test_weights_that_do_not_fit_are_refused_and_change_nothing(tmp_path):

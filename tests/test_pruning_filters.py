@@ -262,3 +262,51 @@ def test_added_parameter_does_not_make_a_network_residual():
 
     masks = next_masks(drawn(Shifted()), None, method="l1_filter", rate=0.5)
     assert (len(alive(masks["a.weight"])), len(alive(masks["b.weight"]))) == (2, 4)
+
+
+class _LeNet(nn.Module):
+    """Two convolutions of 6 and 16 filters, and a way to come from their map to a linear layer."""
+
+    def __init__(self, flatten, pooled):
+        super().__init__()
+        self.c1, self.c2 = nn.Conv2d(1, 6, 5, padding=2), nn.Conv2d(6, 16, 5)
+        self.flatten = flatten
+        self.fc = nn.Linear(16 if pooled else 400, 10)
+
+    def forward(self, x):
+        x = F.max_pool2d(torch.relu(self.c1(x)), 2)
+        return self.fc(self.flatten(F.max_pool2d(torch.relu(self.c2(x)), 2)))
+
+
+@pytest.mark.parametrize(
+    ("flatten", "pooled"),
+    [
+        (lambda x: torch.flatten(x, 1), False),
+        (lambda x: x.view(x.size(0), -1), False),
+        (lambda x: x.view(-1, 16 * 5 * 5), False),
+        (lambda x: x.view(x.size(0), 400), False),
+        (lambda x: x.reshape(-1, 400), False),
+        (lambda x: F.adaptive_avg_pool2d(x, 1).view(-1, 16), True),
+        (lambda x: F.adaptive_avg_pool2d(x, 1).squeeze(), True),
+        (lambda x: F.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1), True),
+        (lambda x: F.adaptive_avg_pool2d(x, 1)[:, :, 0, 0], True),
+        (lambda x: x.mean(3).mean(2), True),
+        (lambda x: x.amax((2, 3)), True),
+    ],
+)
+def test_filters_go_before_any_usual_way_of_flattening(flatten, pooled):
+    network = _LeNet(flatten, pooled)
+    masks = next_masks(network, None, method="l1_filter", rate=0.5)
+    assert [int(masks[f"{name}.weight"].flatten(1).any(1).sum()) for name in ("c1", "c2")] == [3, 8]
+    images = torch.randn(4, 1, 28, 28)
+    apply_masks(network, masks | {"fc.weight": torch.ones_like(masks["fc.weight"])})
+    before = network(images)
+    apply_masks(network, masks)
+    assert torch.equal(network(images), before), "the linear layer lost weights that read a living filter"
+
+
+@pytest.mark.parametrize(("filters", "rate", "kept"), [(10, 0.8, 2), (20, 0.9, 2), (30, 0.9, 3), (10, 0.2, 8)])
+def test_the_number_of_filters_is_exact_where_floats_are_not(filters, rate, kept):
+    network = nn.Sequential(nn.Conv2d(1, filters, 3), nn.Flatten(), nn.Linear(filters, 2))
+    masks = next_masks(network, None, method="l1_filter", rate=rate)
+    assert int(masks["0.weight"].flatten(1).any(1).sum()) == kept

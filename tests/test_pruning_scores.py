@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from oracle.errors import MaskError
 from oracle.pruning import next_masks
 from oracle.pruning.layers import prunable
 from oracle.pruning.lookahead import lap, lap_bn
@@ -255,3 +256,20 @@ def test_single_layer_has_no_neighbours(method):
     masks = next_masks(network, None, method=method, rate=0.25)
     expected = next_masks(network, None, method="layer_magnitude", rate=0.25)
     assert torch.equal(masks["weight"], expected["weight"])
+
+
+@pytest.mark.parametrize("method", ["global_magnitude", "layer_magnitude", "global_gradient", "lamp", "lap", "lap_bn"])
+def test_an_output_layer_alone_that_is_not_pruned_stays_whole(method):
+    network, batch = nn.Linear(5, 2), (torch.randn(4, 5), torch.tensor([0, 1, 0, 1]))
+    masks = next_masks(network, None, method=method, rate=0.2, batch=batch, prune_output=False)
+    assert masks.keys() == {"weight"}
+    assert masks["weight"].all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"), [([0, 1, 5], "labels 0 to 5, but the network tells 2"), ([0, 1], "3 images and 2 labels")]
+)
+def test_a_batch_that_does_not_fit_the_network_is_refused(labels, says):
+    batch = torch.randn(3, 5), torch.tensor(labels)
+    with pytest.raises(MaskError, match=says):
+        next_masks(nn.Linear(5, 2), None, method="global_gradient", rate=0.2, batch=batch)

@@ -55,6 +55,9 @@ def test_decay_falls_linearly_to_0_after_its_length():
     short = rates("decay", length=0.5)
     assert short[34] == pytest.approx(PEAK / 35, **CLOSE)
     assert (short[35:] == 0).all()
+    rounded = rates("decay", length=0.33)  # 23.1 steps
+    assert rounded[22] == pytest.approx(PEAK / 23, **CLOSE)
+    assert rounded[23] == 0
 
 
 def test_cosine_is_half_a_wave():

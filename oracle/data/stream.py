@@ -193,10 +193,24 @@ def _ignore_interrupts(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+class _Listing(ImageFolder):  # type: ignore[misc]  # torchvision ships no types
+    """Without what starts with a dot: .ipynb_checkpoints, macOS's ._0.jpg."""
+
+    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+        classes, _ = super().find_classes(directory)
+        shown = [name for name in classes if not name.startswith(".")]
+        return shown, {name: index for index, name in enumerate(shown)}
+
+    @staticmethod
+    def make_dataset(directory: str, class_to_idx: dict[str, int], **options: Any) -> list[tuple[str, int]]:
+        samples = ImageFolder.make_dataset(directory, class_to_idx, **options)
+        return [(path, label) for path, label in samples if not Path(path).name.startswith(".")]
+
+
 def _listed(part: Path) -> ImageFolder:
     """The classes and files below a folder, sorted by name."""
     try:
-        return ImageFolder(str(part))
+        return _Listing(str(part))
     except OSError as error:
         raise DataError(
             f"{part.absolute()} on {socket.gethostname()}: expected a folder of classes, each a folder of images: {error}. "

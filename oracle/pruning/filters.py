@@ -10,6 +10,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -91,7 +92,7 @@ def whole_filters(network: nn.Module, scores: Scores, masks: Masks, rate: float)
     gone: set[Filter] = set()
     for name in free:
         alive = masks[name].flatten(1).any(1).nonzero().squeeze(1)
-        keep = max(1, int((1 - rate) * len(alive)))
+        keep = max(1, int((1 - Fraction(str(rate))) * len(alive)))  # exact: 1 - 0.8 is a little below 0.2 in floats
         lowest = scores[name][alive].argsort(stable=True)[: len(alive) - keep]
         gone |= {(name, int(index)) for index in alive[lowest]}
     parameters = dict(network.named_parameters())
@@ -155,7 +156,7 @@ def _trace(network: nn.Module) -> _Flow:
             labels[node] = _through_sum(flow, network, node, inputs)
         elif node.target in {torch.cat, torch.concat}:
             labels[node] = _through_cat(flow, node, inputs)
-        elif node.target in _KEEPS_CHANNELS_TOO or _flattens(node):
+        elif node.target in _KEEPS_CHANNELS_TOO or _flattens(node, network):
             labels[node] = inputs[0]
         elif node.target not in _ASKS_SHAPE:
             _fix_all(flow, inputs)
@@ -214,18 +215,31 @@ def _through_cat(flow: _Flow, node: fx.Node, inputs: list[Labels]) -> Labels:
     return [label for part in order for label in by_node[part] or []]  # type: ignore[union-attr, index]
 
 
-def _flattens(node: fx.Node) -> bool:
-    """Whether a node makes (B, C, H, W) to (B, C*H*W), or to (B, C) by a mean over H and W."""
-    arguments = [*node.args[1:], *node.kwargs.values()]
+def _flattens(node: fx.Node, network: nn.Module) -> bool:
+    """Whether a node makes (B, C, H, W) to (B, C*H*W), or drops H and W after they were averaged or are 1.
+
+    A view or reshape to two axes of given lengths is taken for a flattened map where a linear layer reads it, whose
+    number of inputs is then checked (`_through_layer`).
+    """
+    arguments: list[Any] = [*node.args[1:], *node.kwargs.values()]
     if node.target in {torch.flatten, "flatten"}:
         return arguments == [1]
     if node.target in {torch.reshape, "reshape", "view"}:
         shape = arguments[0] if len(arguments) == 1 and isinstance(arguments[0], tuple | list) else arguments
-        return len(shape) == 2 and bool(shape[1] == -1)
-    if node.target in {torch.mean, "mean"}:
+        return len(shape) == 2 and (shape[1] == -1 or all(_is_linear(user, network) for user in node.users))
+    if node.target in {torch.mean, "mean", torch.amax, "amax"}:
         dims = arguments[0] if arguments else None
-        return isinstance(dims, tuple | list) and set(dims) in ({2, 3}, {-2, -1})
+        return dims in (2, 3) or (isinstance(dims, tuple | list) and set(dims) in ({2, 3}, {-2, -1}))
+    if node.target in {torch.squeeze, "squeeze"}:
+        return arguments in ([], [2], [3], [-1], [-2])
+    if node.target is operator.getitem:  # x[:, :, 0, 0]
+        index = arguments[0]
+        return isinstance(index, tuple) and index[:2] == (slice(None), slice(None)) and set(index[2:]) == {0}
     return False
+
+
+def _is_linear(node: fx.Node, network: nn.Module) -> bool:
+    return node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), nn.Linear)
 
 
 def _keep_residual_rules(flow: _Flow, network: nn.Module) -> None:

@@ -32,7 +32,8 @@ def lap(network: nn.Module, weights: Weights, masks: Masks, batch: Batch | None)
     Neighbours are the prunable layers before and after in registration order; projection shortcuts (see `is_shortcut`)
     are not neighbours and get no score, so they stay as they are. A neighbour counts 1 if it is missing or undefined:
     when the channels that one layer writes are not those that the other reads (by their number, by a batch norm between
-    them of another size, as behind DenseNet's concatenation, or inside attention).
+    them of another size, as behind DenseNet's concatenation, or inside attention). DenseNet's stem and transitions,
+    which write all that their block's first layer reads, are its neighbours: that later layers read them too is not seen.
 
     A linear layer that reads a flattened map of H x W has unit u read channel u // (H*W). Channel c of a grouped or
     depthwise convolution is read by the filters of its own group alone; so a depthwise weight of channel c has the

@@ -22,6 +22,8 @@ def without_lowest(scores: Scores, masks: Masks, rate: float) -> dict[str, Bool[
     Ties go in order: earlier layers first, then lower flat indices. A threshold and a pass over its ties take a
     fraction of a stable sort's time.
     """
+    if not scores:  # the output layer alone, and that one is left out
+        return {}
     kept = torch.cat([score[masks[name]] for name, score in scores.items()])
     ties_left = num_pruned = round(rate * len(kept))
     if num_pruned == 0:

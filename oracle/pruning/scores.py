@@ -37,6 +37,10 @@ def gradient(network: nn.Module, weights: Weights, masks: Masks, batch: Batch | 
     if batch is None:
         raise MaskError("the gradient score needs a batch: pass batch=(images, labels)")
     images, labels = batch
+    if len(images) != len(labels) or len(images) == 0:
+        raise MaskError(
+            f"the gradient's batch has {len(images)} images and {len(labels)} labels; expected as many of both"
+        )
     leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     modes = {module: module.training for module in network.modules()}
@@ -45,6 +49,11 @@ def gradient(network: nn.Module, weights: Weights, masks: Masks, batch: Batch | 
             module.training = isinstance(module, nn.modules.batchnorm._BatchNorm)
         with torch.enable_grad():
             logits = functional_call(network, {**leaves, **buffers}, (images,))
+            if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
+                raise MaskError(
+                    f"the gradient's batch has labels {int(labels.min())} to {int(labels.max())}, but the network tells "
+                    f"{logits.shape[1]} classes apart, from 0"
+                )
             loss = nn.functional.cross_entropy(logits, labels)
             gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
     finally:

@@ -49,7 +49,7 @@ def first_parent(experiment: Experiment, seed: int, images: Images) -> Parent:
     """The dense network of a seed: freshly drawn, or the pretrained weights that the experiment names."""
     network = fresh_network(experiment, images, seed)
     if experiment.network.weights is not None:
-        load_weights(network, experiment.network.weights)
+        load_weights(network, experiment.network.weights, sha256=experiment.network.weights_sha256)
     return _parent(experiment, network, network.state_dict(), dense_masks(network))
 
 
@@ -62,6 +62,8 @@ def next_parent(
     """
     network = fresh_network(experiment, images, seed)
     start = {name: value.clone() for name, value in network.state_dict().items()}
+    if experiment.training.precision == "fp64":  # rounded weights would be pruned by ties that are none
+        network = network.double()
     network.load_state_dict(dict(winner.weights))
     pruning = experiment.pruning
     batch = images.sample(pruning.batch, seed) if pruning.method == "global_gradient" else None

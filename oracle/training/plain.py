@@ -42,7 +42,9 @@ class PlainTrainer:
             loss = F.cross_entropy(self._network(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         # A pruned weight is 0 and its gradient is made 0: decay, momentum and moments then leave it at exactly 0.
-        torch._foreach_mul_([parameter.grad for parameter in self._masked if parameter.grad is not None], self._masks)
+        pairs = zip(self._masked, self._masks, strict=True)
+        held = [(parameter.grad, mask) for parameter, mask in pairs if parameter.grad is not None]
+        torch._foreach_mul_([grad for grad, _ in held], [mask for _, mask in held])
         if self._experiment.training.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._network.parameters(), self._experiment.training.clip_norm)
         self._optimizer.step()

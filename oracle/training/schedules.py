@@ -40,7 +40,7 @@ def _constant(schedule: Constant, max_lr: float, t: Rates, steps_per_epoch: int)
 
 
 def _decay(schedule: Decay, max_lr: float, t: Rates, steps_per_epoch: int) -> Rates:
-    return max_lr * np.maximum(0.0, 1.0 - t / (schedule.length * len(t)))
+    return max_lr * np.maximum(0.0, 1.0 - t / max(1, round(schedule.length * len(t))))
 
 
 def _cosine(schedule: Cosine, max_lr: float, t: Rates, steps_per_epoch: int) -> Rates:
