@@ -12,7 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch import nn
 
-from oracle.checks import check_choice, check_experiment, check_flags, check_folder, pinned, settings_of
+from oracle.checks import (
+    check_choice,
+    check_experiment,
+    check_flags,
+    check_folder,
+    check_settings,
+    pinned,
+    read_settings,
+)
 from oracle.data import load_images, read_whole
 from oracle.data.images import Images
 from oracle.data.sources import RawImages
@@ -43,7 +51,7 @@ from oracle.weights import (
     write_parent,
     write_winner,
 )
-from oracle.work import Job, Pack, missing
+from oracle.work import Job, Pack, Settings, missing, versions
 
 GPU_PACK = 16  # candidates a pack at most: more are thought to saturate a GPU, and memory grows with each
 
@@ -87,7 +95,7 @@ def run_oracle(
     Raises an `oracle.errors.Error`: FolderError for a folder of another experiment or a full disk, DataError, NetworkError
     and ExperimentError before anything is trained, DivergedError, TrialError or ClusterError while it runs.
     """
-    check_flags(executor=executor, backend=backend, slots=slots, pack_size=pack_size)
+    check_flags(executor=executor, address=address, backend=backend, slots=slots, pack_size=pack_size)
     check_choice("carry", carry, ("keep", "retrain"))
     if not (isinstance(checkpoint_seconds, int | float) and checkpoint_seconds >= 0):
         raise ExperimentError(f"checkpoint_seconds: expected a number from 0 on, found {checkpoint_seconds!r}")
@@ -103,7 +111,7 @@ def run_oracle(
     network = fresh_network(experiment, images, experiment.seeds[0])
     trainer: Executor
     if executor == "local":
-        trainer = LocalExecutor(slots=slots, backend=_backend(backend, network, default_device().type))
+        trainer = LocalExecutor(images, slots=slots, backend=_backend(backend, network, default_device().type))
     else:
         from oracle.search import RayExecutor
 
@@ -111,11 +119,13 @@ def run_oracle(
     try:
         trainer.prove_folder(folder)
         folder.put("experiment.yaml", experiment.to_yaml().encode())
-        chosen = _backend(backend, network, trainer.device)
-        size = pack_size or fair_pack_size(
-            len(experiment.candidates(0)), len(experiment.seeds), trainer.slots, chosen, trainer.device
-        )
-        settings = settings_of(folder, chosen, backend, trainer.device, size, pack_size, watch)
+        settings = read_settings(folder)
+        if settings is None:
+            settings = _choose_settings(experiment, _backend(backend, network, trainer.device), trainer, pack_size)
+            folder.write("settings.json", settings.to_json().encode())
+        check_settings(folder, settings, backend=backend, device=trainer.device, pack_size=pack_size)
+        if dict(settings.versions) != versions():
+            watch.says(f"begun with {dict(settings.versions)}, going on with {versions()}: last digits may differ")
         job = Job(
             folder=folder,
             experiment=experiment,
@@ -176,12 +186,14 @@ class Chain:
         """Every cycle that is missing. Returns the table of all."""
         cycles = self._experiment.pruning.cycles
         self._watch.starts(experiment=self._experiment, folder=self._folder)
+        self._folder.tidy()
         rows = self._known_rows()
         for cycle in range(cycles + 1):
             row = self._choose(cycle)
             known = rows[cycle] if cycle < len(rows) else None
             if known is None or row | {"seconds": None} != known | {"seconds": None}:
-                rows = [*rows[:cycle], row]  # what followed from another optimum is no longer true
+                later = rows[cycle + 1 :] if known is not None and known["max_lr"] == row["max_lr"] else []
+                rows = [*rows[:cycle], row, *later]  # what followed from another optimum is no longer true
                 self._optima.append(row["max_lr"])
                 self._winners(cycle)
                 merge_trials(self._folder, cycle, lineage(self._optima[:cycle]))
@@ -358,6 +370,13 @@ def _committed_with(trials: pa.Table, seed: int, max_lr: float) -> Pack:
     [own] = [row for row in rows if row["seed"] == seed and row["max_lr"] == max_lr]
     candidates = sorted(row["max_lr"] for row in rows if row["commit"] == own["commit"])
     return Pack(cycle=own["cycle"], seed=seed, candidates=tuple(candidates), lineage=own["lineage"], again=True)
+
+
+def _choose_settings(experiment: Experiment, backend: Backend, trainer: Executor, pack_size: int | None) -> Settings:
+    size = pack_size or fair_pack_size(
+        len(experiment.candidates(0)), len(experiment.seeds), trainer.slots, backend, trainer.device
+    )
+    return Settings(backend=backend, device=trainer.device, pack_size=size, threads=1, versions=versions())
 
 
 def _backend(asked: Literal["auto", "plain", "pack"], network: nn.Module, device: str) -> Backend:

@@ -12,11 +12,10 @@ from oracle.pretrained import weights_sha256
 from oracle.pruning import next_masks
 from oracle.records import read_experiment
 from oracle.storage import Folder, expanded
-from oracle.training import Backend, check_backend, check_rewind_step
+from oracle.training import check_backend, check_rewind_step
 from oracle.training.parents import first_parent, parent_network
 from oracle.training.schedules import learning_rates
-from oracle.watch import Watch
-from oracle.work import Settings, versions
+from oracle.work import Settings
 
 
 def check_choice(name: str, found: str, allowed: Sequence[str]) -> None:
@@ -25,9 +24,11 @@ def check_choice(name: str, found: str, allowed: Sequence[str]) -> None:
         raise ExperimentError(f"{name}: expected one of {', '.join(allowed)}, found {found!r}")
 
 
-def check_flags(*, executor: str, backend: str, slots: int | None, pack_size: int | None) -> None:
+def check_flags(*, executor: str, address: str | None, backend: str, slots: int | None, pack_size: int | None) -> None:
     """Raises ExperimentError where one of them is none of what `run_oracle` takes."""
     check_choice("executor", executor, ("ray", "local"))
+    if executor == "local" and address is not None:
+        raise ExperimentError(f"address: found {address}, but the local executor trains in this process; leave one out")
     check_backend(backend)
     for name, count in (("slots", slots), ("pack_size", pack_size)):
         if count is not None and not (type(count) is int and count >= 1):
@@ -114,37 +115,32 @@ def check_folder(folder: Folder, experiment: Experiment) -> None:
             )
 
 
-def settings_of(
-    folder: Folder, backend: Backend, asked: str, device: str, size: int, size_asked: int | None, watch: Watch
-) -> Settings:
-    """The folder's settings, chosen now if it has none. FolderError where it was begun in another way."""
+def read_settings(folder: Folder) -> Settings | None:
+    """How the folder's run is computed; None where it has not begun. FolderError where its file cannot be read."""
     content = folder.read("settings.json")
-    if content is None:
-        settings = Settings(backend=backend, device=device, pack_size=size, threads=1, versions=versions())
-        folder.write("settings.json", settings.to_json().encode())
-        return settings
     try:
-        settings = Settings.from_json(content)
+        return None if content is None else Settings.from_json(content)
     except (ValueError, TypeError) as error:
         raise FolderError(
             f"{folder / 'settings.json'}: cannot be read ({error}). It holds how this run is computed; delete it to have "
             "that chosen anew: what is finished stays, the last digits of what follows may differ"
         ) from None
+
+
+def check_settings(folder: Folder, settings: Settings, *, backend: str, device: str, pack_size: int | None) -> None:
+    """FolderError where the folder's run was begun in another way than is asked for now."""
     wrong = []
     if settings.device != device:
         wrong.append(f"device: {settings.device} there, {device} here")
-    if asked != "auto" and settings.backend != asked:
-        wrong.append(f"backend: {settings.backend} there, {asked} asked for")
-    if size_asked is not None and settings.pack_size != size_asked:
-        wrong.append(f"pack size: {settings.pack_size} there, {size_asked} asked for")
+    if backend not in {"auto", settings.backend}:
+        wrong.append(f"backend: {settings.backend} there, {backend} asked for")
+    if pack_size not in {None, settings.pack_size}:
+        wrong.append(f"pack size: {settings.pack_size} there, {pack_size} asked for")
     if wrong:
         raise FolderError(
             f"{folder.url}: this run was begun in another way, and would not keep its bits: {'; '.join(wrong)}. Go on as "
             "it was begun, or choose another folder with --out"
         )
-    if dict(settings.versions) != versions():
-        watch.says(f"begun with {dict(settings.versions)}, going on with {versions()}: last digits may differ")
-    return settings
 
 
 def _comparable(experiment: Experiment, cycles: int) -> dict[str, Any]:

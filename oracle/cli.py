@@ -66,6 +66,7 @@ MaxHours = Annotated[float | None, typer.Option(min=0, help="Refuse to start abo
 
 @app.command(epilog="Example: oracle search digits-mlp --out runs/digits --set grid.points=16")
 def search(
+    context: typer.Context,
     preset: Preset,
     out: Annotated[str | None, typer.Option(help="The run's folder: local, s3:// or gs://. [runs/NAME]")] = None,
     executor: Executor = ExecutorName.ray,
@@ -83,6 +84,7 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Search max_lr at every cycle. Run again after any stop, it goes on."""
+    address = _address(context, address, executor)
     experiment = _experiment(preset, set_, data)
     out = out or f"runs/{experiment.name}"
     if max_hours is not None:
@@ -91,7 +93,7 @@ def search(
     from oracle.live import LiveView
 
     # The stream itself: while Ray trains, the names sys.stdout and sys.stderr lead nowhere.
-    view = LiveView(Console(file=sys.stderr, highlight=False))
+    view = LiveView(Console(file=sys.stderr, highlight=False, markup=False, emoji=False))
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         run_oracle(
@@ -107,13 +109,16 @@ def search(
             watch=view,
         )
     except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; what was finished is kept. The same command goes on from there")
+        Console(stderr=True, highlight=False).print(
+            "stopped; what was finished is kept. The same command goes on from there"
+        )
         raise typer.Exit(130) from None
     _show(out, as_json, view.notes)
 
 
 @app.command(name="plan", epilog="Example: oracle plan digits-mlp --max-hours 1")
 def plan_(
+    context: typer.Context,
     preset: Preset,
     out: Annotated[
         str | None, typer.Option(help="A run's folder: what it holds already takes no more time.", show_default=False)
@@ -129,6 +134,7 @@ def plan_(
     as_json: AsJson = False,
 ) -> None:
     """Count trainings, steps and disk, time a few steps, and estimate the hours. Nothing is launched."""
+    address = _address(context, address, executor)
     experiment = _experiment(preset, set_, data)
     found = _plan(experiment, executor, address, slots, backend, pack_size, out)
     if max_hours is not None:
@@ -148,7 +154,7 @@ def plan_(
         "speed": f"{found.seconds_per_training:.3g} s a training, measured on one slot ({found.device}, {found.backend})",
         "time": f"about {duration(3600 * found.hours)} {_where(found)}",
     }
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
     for name, text in lines.items():
         console.print(f"{name:>10}  {text}")
     if experiment.grid.extend:
@@ -173,7 +179,7 @@ def presets(as_json: AsJson = False) -> None:
     from oracle.live import extent
 
     width = max(len(it.name) for it in shipped)
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
     for it in shipped:
         console.print(
             f"{it.name:<{width}}  {it.network.name} on {it.data.source}, {it.pruning.method}, "
@@ -195,10 +201,10 @@ def convert(
     from oracle.pretrained import convert_checkpoint
 
     changes = convert_checkpoint(checkpoint, out, name=network, num_classes=classes, input_shape=(3, side, side))
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
     for change in changes or ["every number is the checkpoint's"]:
-        console.print(change, markup=False)
-    console.print(f"weights  {Path(out).absolute()}", markup=False)
+        console.print(change)
+    console.print(f"weights  {Path(out).absolute()}")
 
 
 def main() -> None:
@@ -216,6 +222,13 @@ def run(command: Callable[..., Any]) -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def _address(context: typer.Context, address: str | None, executor: ExecutorName) -> str | None:
+    """Without the environment's RAY_ADDRESS where no Ray is used; one on the command line is refused there."""
+    given = context.get_parameter_source("address")
+    from_environment = given is not None and given.name == "ENVIRONMENT"
+    return None if executor is ExecutorName.local and from_environment else address
 
 
 def _experiment(preset: str, set_: list[str] | None, data: str | None) -> Experiment:
@@ -274,7 +287,13 @@ def _show(out: str, as_json: bool, notes: list[str]) -> None:
         metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
         print(json.dumps({"metadata": metadata, "rows": table.to_pylist()}, indent=2))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
+    if table.num_rows == 0:
+        done = trials.num_rows
+        console.print(
+            f"no cycle is finished yet; {done} trial{'s' * (done != 1)} of the first {'are' if done != 1 else 'is'}"
+        )
+        return
     console.print(cycle_table(table.to_pylist()))
     if any(row["lo_on_edge"] or row["hi_on_edge"] for row in table.to_pylist()):
         console.print("* on the edge of the grid: may reach further")
@@ -288,6 +307,11 @@ def _show(out: str, as_json: bool, notes: list[str]) -> None:
         console.print(f"no picture: {error}")
     else:
         console.print(f"picture  {folder / 'oracle.png'}")
+
+
+def _console() -> Console:
+    """Standard output; what is printed are names and paths, no markup."""
+    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def _size(num_bytes: int) -> str:

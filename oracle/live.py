@@ -46,7 +46,7 @@ class LiveView(Watch):
     def starts(self, *, experiment: Experiment, folder: Folder) -> None:
         """See `Watch.starts`."""
         self._experiment, self._folder = experiment, folder
-        self._started = time.monotonic()
+        self._started = self._printed = time.monotonic()
         if self._console.is_terminal:
             self._live = Live(
                 get_renderable=self._draw,

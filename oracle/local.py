@@ -7,7 +7,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import torch
 
-from oracle.data import load_images
 from oracle.data.images import Images
 from oracle.data.sources import RawImages
 from oracle.storage import Folder
@@ -19,19 +18,18 @@ from oracle.work import Job, Pack, run_pack
 class LocalExecutor:
     """Trains packs on this machine's device, `slots` at a time, a thread each."""
 
-    def __init__(self, *, slots: int | None, backend: Backend) -> None:
-        """`slots`: by default one a core for the plain backend on a CPU; packs and a GPU are busiest with one."""
+    def __init__(self, images: Images, *, slots: int | None, backend: Backend) -> None:
+        """`images`: on this machine's device. `slots`: by default one a core for the plain backend on a CPU; packs and
+        a GPU are busiest with one."""
         self.device = default_device().type
         self.slots = slots or default_slots(backend, self.device)
-        self._images: Images | None = None
+        self._images = images
 
     def prove_folder(self, folder: Folder) -> None:
         """Nothing to prove: the process that trains is the one that opened it."""
 
     def run(self, job: Job, packs: Sequence[Pack], raw: RawImages | None, watch: Watch) -> None:
         """Train what the packs lack. Raises the first error, once running packs have stopped at their next epoch."""
-        if self._images is None:
-            self._images = load_images(job.experiment, torch.device(job.settings.device), raw)
         images, stop, threads = self._images, threading.Event(), torch.get_num_threads()
 
         def train(pack: Pack) -> None:

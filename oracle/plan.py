@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from oracle.chain import fair_pack_size
-from oracle.checks import check_experiment, check_flags, check_folder, pinned
+from oracle.checks import check_experiment, check_flags, check_folder, check_settings, pinned, read_settings
 from oracle.data import load_images, read_whole
 from oracle.data.images import Images
 from oracle.data.sources import RawImages
@@ -61,13 +61,21 @@ def plan(
     `slots`: packs at a time; by default the cores or the one GPU of this machine, or all of the cluster at `address`.
     `out`: the run's folder, whose finished trainings take no more time. Raises what `run_oracle` refuses.
     """
-    check_flags(executor=executor, backend=backend, slots=slots, pack_size=pack_size)
+    check_flags(executor=executor, address=address, backend=backend, slots=slots, pack_size=pack_size)
     experiment = pinned(experiment)
     raw = read_whole(experiment.data)
     images = load_images(experiment, default_device(), raw)
     check_experiment(experiment, images)
-    done = _done(experiment, out)
-    first = _Pack(experiment=experiment, backend=backend, executor=executor, slots=slots, pack_size=pack_size)
+    folder = None if out is None else Folder(out)
+    done = 0 if folder is None else _done(experiment, folder)
+    begun = None if folder is None else read_settings(folder)
+    first = _Pack(
+        experiment=experiment,
+        backend=begun.backend if begun else backend,
+        executor=executor,
+        slots=slots,
+        pack_size=begun.pack_size if begun else pack_size,
+    )
     if executor == "ray" and address not in {None, "local"}:
         from oracle.search import RayExecutor
 
@@ -79,6 +87,8 @@ def plan(
             cluster.close()
     else:
         timed = _time_training(first, raw, images)
+    if folder is not None and begun is not None:
+        check_settings(folder, begun, backend=backend, device=timed.device, pack_size=pack_size)
     seeds, cycles = len(experiment.seeds), experiment.pruning.cycles + 1
     num_candidates, trainings = len(experiment.candidates(0)), experiment.num_trainings
     steps_per_training = experiment.training.epochs * (images.num_train // experiment.training.batch_size)
@@ -119,11 +129,8 @@ def plan(
     )
 
 
-def _done(experiment: Experiment, out: str | Path | None) -> int:
+def _done(experiment: Experiment, folder: Folder) -> int:
     """Trainings of the experiment that a folder holds; FolderError where it holds another experiment's."""
-    if out is None:
-        return 0
-    folder = Folder(out)
     check_folder(folder, experiment)
     if folder.read("experiment.yaml") is None:
         return 0

@@ -33,7 +33,7 @@ from oracle import errors, guard
 from oracle.data import load_images
 from oracle.data.images import Images
 from oracle.data.sources import RawImages
-from oracle.errors import ClusterError, Error, FolderError
+from oracle.errors import ClusterError, Error, FolderError, TrialError
 from oracle.records import done_trials
 from oracle.storage import Folder
 from oracle.watch import Watch
@@ -44,6 +44,9 @@ LOST_WORKERS = 5  # times that one pack's worker may be lost before the search g
 REPORT_SECONDS = 1.0  # between two signs of life of a pack
 LONG_PACK_SECONDS = 30.0  # from here on a pack is a Tune trial of its own; shorter ones are dealt out, a share a slot
 NODE_SECONDS = 60.0  # for every node to prove that it can write
+SETTINGS = b"\x04"  # the type of the frame that opens an HTTP/2 connection (RFC 9113, 3.4), which Ray's gRPC runs on
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + SETTINGS + b"\0\0\0\0\0"
+AUTHENTICATION = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # else workers run at nice 15, behind everything else on the machine
@@ -73,6 +76,7 @@ class RayExecutor:
                 "this process is connected to Ray already, and a search ends its connection when it is done: call "
                 "ray.shutdown() first, or search in a process of its own"
             )
+        self._environment = {name: os.environ.get(name) for name in AUTHENTICATION}
         self._files = Path(tempfile.mkdtemp(prefix="oracle-", dir=_short_folder()))
         self._ours = address in {None, "local"}
         self._guard = _start_guard(self._files)
@@ -191,8 +195,11 @@ class RayExecutor:
     def close(self) -> None:
         """Leave the cluster; one of our own ends, and its files go."""
         ray.shutdown()
-        if os.environ.get("RAY_AUTH_TOKEN") == _TOKEN:
-            del os.environ["RAY_AUTH_TOKEN"]
+        for name, value in self._environment.items():  # Ray sets some of them itself
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
         self._guard.communicate()  # closes its input: it cleans up
 
 
@@ -222,6 +229,9 @@ def _train(config: dict[str, Any], *, job: Job, shares: list[list[Pack]], raw: R
             tune.report({"pack": pack.name, "fraction": 1.0, "error": None})
     except Error as error:
         tune.report({"pack": None, "fraction": 0.0, "error": (type(error).__name__, str(error))})
+    except Exception as error:
+        text = f"search {job.experiment.name}: a worker crashed: {type(error).__name__}: {error}"
+        tune.report({"pack": None, "fraction": 0.0, "error": (TrialError.__name__, text)})
 
 
 class _Follow(Callback):  # type: ignore[misc]  # Ray ships no types
@@ -280,7 +290,7 @@ def _connect(address: str | None, slots: int | None, files: Path) -> None:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what failed is said once, by us
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
     if address in {None, "local"}:
-        if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        if not AUTHENTICATION & set(os.environ):
             # Ray guards a cluster of its own by a token, and would write one into the home folder.
             os.environ["RAY_AUTH_TOKEN"] = _TOKEN
         try:
@@ -301,8 +311,8 @@ def _connect(address: str | None, slots: int | None, files: Path) -> None:
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(
             f"Ray at {address} cannot be joined: {str(error).strip().splitlines()[-1]}. If the cluster asks for a token, "
-            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH here too; Ray and Python must be of the "
-            "same version on all machines"
+            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH here too; the port is the head's (6379), "
+            "not Ray Client's (10001); Ray and Python must be of the same version on all machines"
         ) from None
 
 
@@ -323,11 +333,18 @@ def _check_listens(address: str) -> None:
     if not host or not port.isdigit():
         raise ClusterError(f"--address {address}: expected local, auto or HOST:PORT")
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            connection.sendall(HTTP2_HELLO)
+            answer = connection.recv(9)  # the head of a frame; its type is at 3
     except OSError as error:
         raise ClusterError(
             f"no Ray cluster answers at {address} ({error}); `ray status --address {address}` on the head node shows it"
         ) from None
+    if answer[3:4] != SETTINGS and os.environ.get("RAY_USE_TLS", "0") == "0":
+        raise ClusterError(
+            f"what answers at {address} is no Ray head; a head listens at the port that `ray start --head` printed, "
+            "most often 6379 (8265 is the dashboard's)"
+        )
 
 
 @contextlib.contextmanager

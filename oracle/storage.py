@@ -3,10 +3,12 @@
 A file appears whole or not at all: locally it is written beside its name and renamed, in an object store it is one put.
 """
 
+import contextlib
 import errno
 import os
 import secrets
 import shutil
+import time
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -14,6 +16,8 @@ import pyarrow as pa
 import pyarrow.fs
 
 from oracle.errors import FolderError
+
+PARTIAL_SECONDS = 600.0  # no write takes as long: a file that is half written for longer has no writer any more
 
 
 def expanded(path: str | Path) -> Path:
@@ -106,6 +110,15 @@ class Folder:
             shutil.rmtree(self._path(name), ignore_errors=True)
         else:
             self._remote.delete_dir_contents(self._path(name), missing_dir_ok=True)
+
+    def tidy(self) -> None:
+        """Remove what writers that were killed left half written."""
+        if self._remote is not None:
+            return  # an object store shows nothing that is not whole
+        for path in Path(self._base).rglob(".*.partial"):
+            with contextlib.suppress(OSError):  # its writer lives, and was quicker
+                if time.time() - path.stat().st_mtime > PARTIAL_SECONDS:
+                    path.unlink()
 
     def _path(self, name: str) -> str:
         parts = PurePosixPath(name).parts

@@ -26,6 +26,7 @@ TOLERANCE = 1e-9  # of the largest hi: a value this close to an interval counts 
 DIGITS = 11  # kept of a rate divided by the largest hi, so that another unit changes no bit of what follows
 MOST_CYCLES_OFF = 0.3  # percent remaining further than this from a whole number of cycles is worth a warning
 LAST_CYCLE = 100_000  # beyond it a cycle is surely a mistake
+LEAST_RATE = 1e-6  # of pruning: below, a million cycles prune as much as one usually does
 RATES = ("lo", "max_lr", "hi")
 
 
@@ -185,8 +186,11 @@ def _load(source: str) -> Any:
 
 
 def _columns(table: Any) -> dict[str, list[Any]]:
-    if hasattr(table, "column_names"):  # Arrow
-        names, values = table.column_names, [column.to_pylist() for column in table.columns]
+    if hasattr(type(table), "column_names"):  # Arrow
+        try:
+            names, values = table.column_names, [column.to_pylist() for column in table.columns]
+        except UnicodeDecodeError as error:
+            raise TableError(f"the table is not UTF-8 text ({error.object!r}); save it as UTF-8") from None
     elif hasattr(table, "iloc"):  # pandas
         names = [str(name) for name in table.columns]
         values = [table.iloc[:, position].tolist() for position in range(len(names))]
@@ -208,6 +212,10 @@ def _pruning_rate(table: Any, given: float | None) -> float:
     if given is None and known is None:
         raise TableError("pruning rate: not in the table; give the fraction removed per cycle (--pruning-rate 0.2)")
     rate = _number(known if given is None else given, "pruning rate", "")
+    if 0 < rate < LEAST_RATE or 1 - LEAST_RATE < rate < 1:
+        raise TableError(
+            f"pruning rate: {rate:g} is closer to {round(rate)} than {LEAST_RATE:g}: nothing can be told from it"
+        )
     if not 0 < rate < 1:
         raise TableError(f"pruning rate: {rate:g} is not between 0 and 1; it is a fraction, so 20% is 0.2")
     if known is not None and abs(rate - known) > 1e-12:  # both are decimal texts of a few digits

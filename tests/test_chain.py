@@ -149,6 +149,20 @@ def test_more_seeds_end_as_if_they_had_been_there_from_the_start(tiny: Tiny, tmp
     assert first == [(0, 0, rate) for rate in (0.02, 0.1, 0.4)], "seed 0's dense networks were trained again"
 
 
+def test_rows_that_still_follow_are_kept_while_more_seeds_are_searched(tiny: Tiny, tmp_path: Path) -> None:
+    one_rate = "grid.values=[0.1]"  # the same optimum, whatever the seeds
+    run_oracle(tiny("seeds=[0]", one_rate), tmp_path, executor="local")
+
+    class Interrupts(Watch):
+        def cycle_starts(self, *, cycle: int, lineage: str, packs: int, trials: int) -> None:
+            if cycle == 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_oracle(tiny("seeds=[0, 1]", one_rate), tmp_path, executor="local", watch=Interrupts())
+    assert [row["num_seeds"] for row in read_oracle(tmp_path).to_pylist()] == [2, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -287,6 +301,12 @@ def test_a_flag_that_is_none_is_refused_by_its_name(tiny: Tiny, tmp_path: Path, 
     arguments = {"executor": "local", flag: value}
     with pytest.raises(ExperimentError, match=f"{flag}: expected"):
         run_oracle(tiny(), tmp_path / "a", **arguments)
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_address_means_nothing_to_the_local_executor(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match="address: found auto"):
+        run_oracle(tiny(), tmp_path / "a", executor="local", address="auto")
     assert not (tmp_path / "a").exists()
 
 

@@ -20,6 +20,7 @@ from faults import SLOW, start
 
 from oracle.chain import run_oracle
 from oracle.cli import main
+from oracle.errors import FolderError
 from oracle.experiment import Experiment, preset_names
 from oracle.live import LiveView, cells_of
 from oracle.plan import plan
@@ -86,6 +87,31 @@ def test_a_finished_run_run_again_shows_its_table(run: Path) -> None:
     assert json.loads(again.stdout) == json.loads(oracle("show", str(run), "--json").stdout)
 
 
+def test_a_run_without_a_finished_cycle_is_said_in_one_line(tiny: Tiny, tmp_path: Path) -> None:
+    class Interrupts(Watch):
+        def pack_moves(self, *, pack: str, done: float) -> None:
+            if done == 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_oracle(tiny(), tmp_path, executor="local", slots=1, pack_size=3, watch=Interrupts())
+    shown = oracle("show", str(tmp_path))
+    assert (shown.returncode, shown.stdout) == (0, "no cycle is finished yet; 3 trials of the first are\n")
+
+
+def test_a_name_that_looks_like_markup_is_printed_as_it_is(tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "C[" / "bold]"
+    run_oracle(tiny("pruning.cycles=0"), out, executor="local")
+    assert f"table    {out}/oracle.parquet" in oracle("show", str(out)).stdout
+
+
+def test_the_address_of_the_environment_is_for_ray_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    asked = ["search", "digits-mlp", "--out", str(run), *TINY]
+    assert oracle(*asked, "--executor", "local").returncode == 0
+    assert "127.0.0.1:1" in oracle(*asked, "--executor", "ray").stderr
+
+
 def test_a_run_that_takes_no_picture_is_shown_all_the_same(tiny: Tiny, tmp_path: Path) -> None:
     run_oracle(tiny(), tmp_path, executor="local")
     (tmp_path / "oracle.png").mkdir()  # as a folder that belongs to someone else: nothing can be written there
@@ -122,6 +148,14 @@ def test_plan_counts_what_a_search_trains(run: Path, tiny: Tiny) -> None:
     there = oracle("plan", "digits-mlp", "--executor", "local", *TINY, "--out", str(run), "--json")
     assert json.loads(there.stdout)["trainings_done"] == 8
     assert json.loads(there.stdout)["hours"] == 0
+
+
+def test_a_plan_for_a_run_that_has_begun_is_of_how_it_was_begun(tiny: Tiny, tmp_path: Path) -> None:
+    run_oracle(tiny("pruning.cycles=0"), tmp_path, executor="local", backend="plain", pack_size=2)
+    planned = plan(tiny(), executor="local", out=tmp_path)
+    assert (planned.backend, planned.pack_size, planned.trainings_done) == ("plain", 2, 6)
+    with pytest.raises(FolderError, match="pack size: 2 there, 3 asked for"):
+        plan(tiny(), executor="local", out=tmp_path, pack_size=3)
 
 
 def test_plan_foresees_the_disk_at_the_fullest(tiny: Tiny, tmp_path: Path) -> None:
@@ -191,6 +225,7 @@ def test_a_budget_too_small_refuses_to_start(tmp_path: Path) -> None:
         (["show", "."], "holds no Oracle run"),
         (["show", "~nobody-of-this-name/x"], "no such home folder"),
         (["search", "digits-mlp", "--address", "ray://x:1"], "ray job submit"),
+        (["search", "digits-mlp", "--executor", "local", "--address", "auto"], "address: found auto"),
     ],
 )
 def test_bad_input_is_a_message_and_never_a_traceback(arguments: list[str], named: str, tmp_path: Path) -> None:

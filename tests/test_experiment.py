@@ -223,6 +223,12 @@ def test_scientific_notation_is_a_number(text, number):
     assert experiment_from_yaml(TEXT.replace("rate: 0.2", f"rate: {text}")).pruning.rate == number
 
 
+@pytest.mark.parametrize("text", ["010", "1:30", "0x10", "1_000", "0b11"])
+def test_what_yaml_of_old_takes_for_a_whole_number_is_refused(text):
+    with pytest.raises(ExperimentError, match=r"training\.epochs"):
+        read(f"training.epochs={text}")
+
+
 def test_overrides_change_one_value_and_leave_its_neighbours():
     before, after = read(), read("grid.points=16")
     assert after.grid == before.grid.model_copy(update={"points": 16})

@@ -91,7 +91,7 @@ def test_what_is_no_table_is_refused():
         fit(GOOD, pruning_rate=0.2)
 
 
-@pytest.mark.parametrize("rate", [0, 1, -0.2, 20, math.nan])
+@pytest.mark.parametrize("rate", [0, 1, -0.2, 20, math.nan, 1e-12, 1 - 1e-12])
 def test_pruning_rate_outside_0_to_1_is_refused(rate):
     with pytest.raises(TableError, match="pruning rate"):
         fit(pd.DataFrame(GOOD), pruning_rate=rate)
@@ -145,12 +145,14 @@ def test_files_that_cannot_be_read_are_refused_without_a_traceback(tmp_path):
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "false.parquet").write_text("no parquet")
     (tmp_path / "table.xlsx").write_text("x")
+    (tmp_path / "latin.csv").write_bytes("cycle,lo,max_lr,hi,größe\n0,0.1,0.1,0.1,1\n".encode("latin-1"))
     for name, said in (
         ("empty.csv", "cannot be read"),
         ("false.parquet", "cannot be read"),
         ("table.xlsx", "not a .csv or .parquet"),
         ("nowhere", "no such file"),
         ("", r"no oracle\.parquet"),
+        ("latin.csv", "not UTF-8"),
     ):
         with pytest.raises(TableError, match=said):
             read_intervals(tmp_path / name, pruning_rate=0.2)

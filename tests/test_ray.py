@@ -7,9 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -28,10 +30,13 @@ from faults import (
 )
 
 from oracle.chain import run_oracle
-from oracle.errors import ClusterError, FolderError
+from oracle.errors import ClusterError, FolderError, TrialError
 from oracle.experiment import load_experiment
 from oracle.records import attempts, read_oracle, read_trials
+from oracle.search import RayExecutor
 from oracle.storage import Folder
+from oracle.watch import Watch
+from oracle.work import Job, Pack, Settings
 
 TWO_SLOTS = ("--slots", "2", "--pack-size", "3")
 
@@ -111,6 +116,27 @@ def test_what_a_worker_refuses_is_said_once_by_the_driver(tmp_path: Path) -> Non
     assert len(starts) == len(set(starts)), "a refusal was tried again"
 
 
+def test_a_worker_that_crashes_is_a_message_and_is_not_tried_again(tmp_path: Path) -> None:
+    settings = Settings(backend="pack", device="cpu", pack_size=3, threads=1, versions={})
+    job = Job(folder=Folder(tmp_path), experiment=load_experiment("digits-mlp"), settings=settings)
+    no_images: Any = "neither images nor None"
+    executor = RayExecutor(slots=1)
+    try:
+        with pytest.raises(TrialError, match="search digits-mlp: a worker crashed: AttributeError"):
+            executor.run(job, [Pack(cycle=0, seed=0, candidates=(0.1,), lineage="")], no_images, Watch())
+    finally:
+        executor.close()
+
+
+def test_one_process_may_search_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    before = {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
+    for _ in range(2):
+        RayExecutor(slots=1).close()
+        assert before == {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
+    assert list(tmp_path.iterdir()) == [], "something was written into the home folder"
+
+
 def test_a_process_connected_to_ray_already_is_told_so(tmp_path: Path) -> None:
     code = (
         "import ray; ray.init(address='local', num_cpus=1, include_dashboard=False, log_to_driver=False)\n"
@@ -140,6 +166,13 @@ def test_no_cluster_at_the_address_is_said_within_seconds(tmp_path: Path) -> Non
     with pytest.raises(ClusterError, match=r"no Ray cluster answers at 127\.0\.0\.1:1"):
         run_oracle(experiment, tmp_path, executor="ray", address="127.0.0.1:1")
     assert time.monotonic() - before < 20  # Ray itself would block for 81 s
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(
+            target=lambda: server.accept()[0].sendall(b"HTTP/1.0 400 Bad request\r\n"), daemon=True
+        ).start()
+        port = server.getsockname()[1]
+        with pytest.raises(ClusterError, match=f"127.0.0.1:{port} is no Ray head"):
+            run_oracle(experiment, tmp_path, executor="ray", address=f"127.0.0.1:{port}")
     for address, way_out in [("ray://head:10001", "ray job submit"), ("nowhere", "HOST:PORT")]:
         with pytest.raises(ClusterError, match=way_out):
             run_oracle(experiment, tmp_path, executor="ray", address=address)

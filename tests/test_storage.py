@@ -5,6 +5,7 @@ import itertools
 import os
 import pickle
 import threading
+import time
 from pathlib import Path
 
 import pyarrow.fs
@@ -153,6 +154,18 @@ def test_a_half_written_file_of_a_killed_process_is_not_listed(tmp_path):
     folder.write("a/b.txt", b"x")
     (tmp_path / "a" / ".c.txt.0123.partial").write_bytes(b"half")
     assert folder.names() == ["a/b.txt"]
+
+
+def test_half_written_files_are_tidied_away_once_their_writer_must_be_dead(tmp_path):
+    folder = Folder(tmp_path)
+    folder.write("a/b.txt", b"x")
+    (tmp_path / "download.partial").write_bytes(b"of someone else")
+    for name, age in ((".c.txt.0123.partial", 3600), (".d.txt.4567.partial", 0)):
+        (tmp_path / "a" / name).write_bytes(b"half")
+        os.utime(tmp_path / "a" / name, (time.time() - age, time.time() - age))
+    folder.tidy()
+    assert sorted(os.listdir(tmp_path / "a")) == [".d.txt.4567.partial", "b.txt"]
+    assert (tmp_path / "download.partial").exists()
 
 
 def test_a_reader_sees_the_old_file_or_the_new_one_and_nothing_between(tmp_path):
