@@ -329,7 +329,7 @@ def _source(name_or_path: str) -> tuple[str, str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 numbers (`1e-4` is one, `010` and `1:30` are not) and no key twice."""
+    """YAML 1.2 numbers: `1e-4` is one, `1:30` is not. No `010`, which older YAML takes for 8. No key twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]  # <<: may be overridden
