@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import load_file, save_file
+from shapes import SMALL
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
@@ -16,17 +17,6 @@ from oracle.pretrained import convert_checkpoint, load_weights
 from oracle.pruning.layers import prunable
 
 torch.set_num_threads(1)
-
-SMALL = {  # a shape that fits each small network
-    "mlp-64x2": (1, 8, 8),
-    "resnet8": (1, 8, 8),
-    "vgg19-narrow": (3, 16, 16),
-    "densenet22": (2, 8, 8),
-    "alexnet-narrow": (3, 32, 32),
-    "mobilenetv2-narrow": (2, 8, 8),
-    "resnet14-narrow": (3, 32, 32),
-    "vit-tiny": (3, 16, 16),
-}
 
 
 def small(name, seed=0, num_classes=7):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from shapes import SMALL
 from torch import nn
 
 from oracle.networks import build_network
@@ -11,17 +12,7 @@ from oracle.pruning.masks import apply_masks, check_shrink, count_kept, dense_ma
 
 torch.set_num_threads(1)
 
-SHAPES = {
-    "mlp-64x2": (1, 8, 8),
-    "resnet8": (1, 8, 8),
-    "resnet20": (3, 8, 8),
-    "vgg19-narrow": (3, 16, 16),
-    "densenet22": (2, 8, 8),
-    "alexnet-narrow": (3, 32, 32),
-    "mobilenetv2-narrow": (2, 8, 8),
-    "resnet14-narrow": (3, 32, 32),
-    "vit-tiny": (3, 16, 16),
-}
+SHAPES = SMALL | {"resnet20": (3, 8, 8)}
 WITHOUT_FREE_FILTERS = {"mlp-64x2", "vit-tiny"}
 CASES = [(n, m) for n in SHAPES for m in METHODS if not (m == "l1_filter" and n in WITHOUT_FREE_FILTERS)]
 RATE = 0.3
