@@ -65,30 +65,36 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """Ranges of delta along the lines, for B points, K lines and K cycles."""
+    """Ranges of delta along the lines, for B points, L lines and K cycles."""
 
-    start: Floats  # (B, K, K): cycle j is hit from here
-    end: Floats  # (B, K, K): to here; before start if nowhere
-    keys: NDArray[np.int64]  # (B, K, 2K): starts and ends in order; the last bit tells them apart
-    overlaps: NDArray[np.int16]  # (B, K, 2K): ranges open after each
+    start: Floats  # (B, L, K): cycle j is hit from here
+    end: Floats  # (B, L, K): to here; before start if nowhere
+    keys: NDArray[np.int64]  # (B, L, 2K): starts and ends in order; the last bit tells them apart
+    overlaps: NDArray[np.int16]  # (B, L, 2K): ranges open after each
 
 
-def sweep(low: Floats, high: Floats, lo: Floats, hi: Floats) -> Sweep:
-    """Sort the ranges of delta along each line eps = hi_i - delta low_i; low = high is the exact problem."""
+def sweep(
+    low: Floats, high: Floats, lo: Floats, hi: Floats, *, at_zero: Floats | None = None, fall: Floats | None = None
+) -> Sweep:
+    """Sort the ranges of delta along lines; low = high is the exact problem.
+
+    The lines are eps = at_zero - delta fall, of shapes (L,) and (B, L); without them, eps = hi_i - delta low_i.
+    """
+    at_zero, fall = hi if at_zero is None else at_zero, low if fall is None else fall
     with np.errstate(divide="ignore", invalid="ignore"):
-        # Not too low: delta (high_j - low_i) >= lo_j - hi_i. 0/0 is NaN, "always true", and fmax, fmin pass over it.
-        slope = high[:, None, :] - low[:, :, None]
-        edge = (lo[None, :] - hi[:, None]) / slope
+        # Not too low: delta (high_j - fall) >= lo_j - at_zero. 0/0 is NaN, "always true", and fmax, fmin pass over it.
+        slope = high[:, None, :] - fall[:, :, None]
+        edge = (lo[None, :] - at_zero[:, None]) / slope
         rises = slope >= 0
         start = np.where(rises, edge, 0.0)
         end = np.where(rises, np.inf, edge)
-        # Not too high: delta (low_j - low_i) <= hi_j - hi_i.
-        slope = low[:, None, :] - low[:, :, None]
-        edge = (hi[None, :] - hi[:, None]) / slope
+        # Not too high: delta (low_j - fall) <= hi_j - at_zero.
+        slope = low[:, None, :] - fall[:, :, None]
+        edge = (hi[None, :] - at_zero[:, None]) / slope
         rises = slope >= 0
         end = np.fmin(end, np.where(rises, edge, np.inf))
         start = np.fmax(np.fmax(start, np.where(rises, 0.0, edge)), 0.0)
-        end = np.fmin(end, (hi / low)[:, :, None])  # eps >= 0
+        end = np.fmin(end, (at_zero / fall)[:, :, None])  # eps >= 0
     keys, overlaps = _overlaps(start, end)
     return Sweep(start=start, end=end, keys=keys, overlaps=overlaps)
 
@@ -127,7 +133,8 @@ def found_limits(intervals: Intervals) -> tuple[Floats, Floats]:
     return intervals.scaled(intervals.lo) - allowed, intervals.scaled(intervals.hi) + allowed
 
 
-def _bound_limits(intervals: Intervals) -> tuple[Floats, Floats]:
+def bound_limits(intervals: Intervals) -> tuple[Floats, Floats]:
+    """Scaled limits for what must not be missed, a little outside the rule."""
     allowed = TOLERANCE + SLACK
     return intervals.scaled(intervals.lo) - allowed, intervals.scaled(intervals.hi) + allowed
 
@@ -150,7 +157,7 @@ def certify(
     most_events: int = MOST_EVENTS,
 ) -> Certificate:
     """Prove the most hits over a range of q and beta (over whole q only, if asked)."""
-    found, bounds = found_limits(intervals), _bound_limits(intervals)
+    found, bounds = found_limits(intervals), bound_limits(intervals)
     cycles, rate = intervals.cycles, intervals.pruning_rate
     boxes = _first_boxes(q, beta, whole_q)
     pool = _Pool(widest=(q[1] - q[0], beta[1] - beta[0]))
@@ -158,7 +165,7 @@ def certify(
     per_box = 4 * len(cycles) ** 2 + BOX_EVENTS  # two sweeps, of 2K events on each of K lines
     while len(boxes):
         num_boxes += len(boxes)
-        low, high, along_q = _shape_range(boxes, cycles, rate)
+        low, high, along_q = shape_range(boxes, cycles, rate)
         limit = count_hits(low * (1 - WIDEN), np.minimum(high * (1 + WIDEN), 1.0), *bounds)
         alive = limit > best
         boxes, limit, along_q = boxes[alive], limit[alive], along_q[alive]
@@ -185,12 +192,21 @@ def _first_boxes(q: tuple[float, float], beta: tuple[float, float], whole_q: boo
     return np.array([[value, value, *beta] for value in whole]).reshape(-1, 4)
 
 
-def _shape_range(boxes: Floats, cycles: Floats, rate: float) -> tuple[Floats, Floats, Bools]:
+def shape_range(boxes: Floats, cycles: Floats, rate: float) -> tuple[Floats, Floats, Bools]:
     """Exact range of each cycle's shape over each box, and whether q moves the shapes more than beta does."""
     corners = shape(cycles, boxes[:, :2, None, None], boxes[:, None, 2:, None], rate)  # (B, 2, 2, K)
     by_q = np.abs(corners[:, 0] - corners[:, 1]).sum(axis=(1, 2))
     by_beta = np.abs(corners[:, :, 0] - corners[:, :, 1]).sum(axis=(1, 2))
     return corners.min(axis=(1, 2)), corners.max(axis=(1, 2)), by_q >= by_beta
+
+
+def halved(boxes: Floats, along_q: Bools) -> Floats:
+    """Both halves of each box, cut across q or across beta."""
+    first, second = boxes.copy(), boxes.copy()
+    middle = (first[:, ::2] + first[:, 1::2]) / 2
+    first[along_q, 1] = second[along_q, 0] = middle[along_q, 0]
+    first[~along_q, 3] = second[~along_q, 2] = middle[~along_q, 1]
+    return np.concatenate([first, second])
 
 
 class _Pool:
@@ -222,12 +238,9 @@ class _Pool:
         area = np.maximum(size, SMALLEST).prod(axis=1)
         taken = free[np.lexsort((area[free], -self.limit[free]))][:num]
         along_q = np.where(size.min(axis=1, initial=1) > SMALLEST, self.along_q, size[:, 0] > SMALLEST)[taken]
-        first, second = self.boxes[taken].copy(), self.boxes[taken].copy()
-        middle = (first[:, ::2] + first[:, 1::2]) / 2
-        first[along_q, 1] = second[along_q, 0] = middle[along_q, 0]
-        first[~along_q, 3] = second[~along_q, 2] = middle[~along_q, 1]
+        halves = halved(self.boxes[taken], along_q)
         self._keep(np.isin(np.arange(len(self.limit)), taken, invert=True))
-        return np.concatenate([first, second])
+        return halves
 
     def _keep(self, keep: Bools) -> None:
         self.boxes, self.limit, self.along_q = self.boxes[keep], self.limit[keep], self.along_q[keep]

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -240,13 +240,16 @@ def _comparison(result: Fit) -> list[str]:
         lines.append("the table does not say which intervals end on the grid's edge")
     else:
         lines.append("no interval ends on the grid's edge")
-    return [*lines, _costs(result.trainings)]
+    return [*lines, _costs(result)]
 
 
-def _costs(counts: dict[str, Any]) -> str:
+def _costs(result: Fit) -> str:
+    counts, intervals = result.trainings, result.intervals
+    candidates = f"{counts['candidates']:g} candidates{'' if intervals.num_candidates else ' assumed'}"
+    seeds = f"{counts['seeds']:g} seed(s){'' if intervals.num_seeds else ' assumed'}"
     joint = f"{counts['joint_oracle']:.2g}" if "joint_oracle" in counts else "over 1e300"
     return (
-        f"trainings ({counts['candidates']:g} candidates, {counts['chain']:g} cycles, {counts['seeds']:g} seed(s)): "
+        f"trainings ({candidates}, {counts['chain']:g} cycles, {seeds}): "
         f"greedy Oracle {counts['greedy_oracle']:g}, joint Oracle {joint}, "
         f"sparse Oracle of {counts['sparse_cycles']:g} cycles {counts['sparse_oracle']:g}; "
         f"SILO by a grid of (eps, delta) {counts['silo_grid']:g}, one after the other {counts['silo_one_by_one']:g}, "

@@ -12,6 +12,7 @@ from the sweep of certify.py, `borders` gives each cell's sides, and from these 
   and largest at corners.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +24,10 @@ from silo_fit.tables import Intervals
 
 # Axes: P points of (q, beta), N cells, K cycles, L = 2K + 2 sides, M sides of several cells together.
 Ints = NDArray[np.int64]
+LOSS_DIGITS = 15  # losses that differ by less are equal
+MOST_OPENINGS = 4096  # of cells, for one point: a table of intervals without width has very many
+MOST_BORDERS = 40_000_000  # limits on sides, that are worked out for a picture
 STRICT = 1e-10  # a curve is kept this far inside its intervals where it can be: more than the 5e-12 that 11 digits lose
-NAMES = ("eps", "delta", "top", "q", "beta")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +50,15 @@ class Cells:
     eps: Floats  # (N,): one curve that hits them
     delta: Floats
 
+    def first(self, most: int) -> "Cells":
+        """The first cells of each point."""
+        these = np.arange(len(self.point)) - np.searchsorted(self.point, self.point) < most
+        return Cells(point=self.point[these], members=self.members[these], eps=self.eps[these], delta=self.delta[these])
+
 
 def find_cells(values: Floats, lo: Floats, hi: Floats) -> Cells:
-    """Return every set of cycles that reaches the most hits for its point."""
-    found: dict[tuple[int, bytes], tuple[Bools, float, float]] = {}
+    """Return the sets of cycles that reach the most hits for their point, those that rise least first."""
+    found: list[tuple[Ints, Bools, Floats, Floats]] = []
     step = max(1, CHUNK // (2 * len(lo) ** 2))
     for first in range(0, len(values), step):
         part = values[first : first + step]
@@ -59,22 +67,19 @@ def find_cells(values: Floats, lo: Floats, hi: Floats) -> Cells:
         opens = (swept.overlaps == most) & (swept.keys & 1 == 0)
         point, line, place = np.nonzero(opens)
         delta = (swept.keys[point, line, place] & ~1).view(np.float64)
+        order = np.lexsort((delta, point))
+        order = order[np.arange(len(order)) - np.searchsorted(point, point) < MOST_OPENINGS]
+        point, line, delta = point[order], line[order], delta[order]
         members = (swept.start[point, line] <= np.nextafter(delta, np.inf)[:, None]) & (
             swept.end[point, line] >= delta[:, None]
         )
-        packed = np.packbits(members, axis=1)
-        for row in range(len(point)):
-            key = (first + int(point[row]), packed[row].tobytes())
-            if key not in found:
-                eps = max(0.0, float(hi[line[row]] - delta[row] * part[point[row], line[row]]))
-                found[key] = (members[row], eps, float(delta[row]))
-    rows = list(found.values())
-    return Cells(
-        point=np.array([point for point, _ in found], dtype=np.int64),
-        members=np.array([row[0] for row in rows], dtype=bool).reshape(-1, len(lo)),
-        eps=np.array([row[1] for row in rows]),
-        delta=np.array([row[2] for row in rows]),
-    )
+        keys = np.concatenate([point[:, None].view(np.uint8), np.packbits(members, axis=1)], axis=1)
+        once = np.sort(np.unique(keys, axis=0, return_index=True)[1])
+        point, members, delta = point[once], members[once], delta[once]
+        eps = (hi[line[once]] - delta * part[point, line[once]]).clip(min=0.0)
+        found.append((first + point, members, eps, delta))
+    points, members, eps, delta = (np.concatenate(column) for column in zip(*found, strict=True))
+    return Cells(point=points, members=members, eps=eps, delta=delta)
 
 
 def borders(values: Floats, members: Bools, lo: Floats, hi: Floats) -> Floats:
@@ -118,16 +123,14 @@ def solve(intervals: Intervals, q: float, beta: float) -> Solution:
     lo, hi = intervals.scaled(intervals.lo), intervals.scaled(intervals.hi)
     logs = np.log(intervals.scaled(intervals.max_lr))
     strict = (lo + STRICT, hi - STRICT)
-    free, members, eps, delta = _best_inside(values, logs, cells.members, strict)
     for limits in (strict, tolerant):
-        found = _best_on_borders(values, logs, cells.members[~free], limits)
-        members, eps, delta = (np.concatenate(both) for both in zip((members, eps, delta), found, strict=True))
+        members, eps, delta = _closest(values, logs, cells, limits)
         if len(eps):
             break
     else:  # cells too thin for the arithmetic: the sweep's own points
         members, eps, delta = cells.members, cells.eps, cells.delta
     loss = _losses(values, logs, members, eps, delta)
-    best = int(np.lexsort((delta, np.round(loss, 15)))[0])  # equal but for rounding: the one that rises least
+    best = int(np.lexsort((delta, np.round(loss, LOSS_DIGITS)))[0])  # equal but for rounding: the one that rises least
     return Solution(
         hits=int(members[best].sum()),
         touching=limits is tolerant,
@@ -143,27 +146,37 @@ def _losses(values: Floats, logs: Floats, members: Bools, eps: Floats, delta: Fl
     return np.asarray(squares.sum(axis=1) / members.sum(axis=1))
 
 
-def _best_inside(
-    values: Floats, logs: Floats, members: Bools, limits: tuple[Floats, Floats]
-) -> tuple[Bools, Bools, Floats, Floats]:
-    """Which cells hold their own Newton point, and for those: members, eps and delta."""
-    eps, delta = _newton(values, logs, members)
+def _closest(values: Floats, logs: Floats, cells: Cells, limits: tuple[Floats, Floats]) -> tuple[Bools, Floats, Floats]:
+    """Best points of the cells that may hold the very best: members, eps and delta.
+
+    A cell holds its own Newton point, or its best point lies on a side; then the loss at the Newton point is a bound.
+    """
+    solid = ~(cells.members & (limits[0] > limits[1])).any(axis=1)
+    members, start = cells.members[solid], cells.delta[solid]
+    eps, delta, converged = _newton(values, logs, members)
     heights = eps[:, None] + delta[:, None] * values
     with np.errstate(invalid="ignore"):
         inside = ((heights >= limits[0]) & (heights <= limits[1])) | ~members
         free = inside.all(axis=1) & (eps >= 0) & (delta >= 0)
-    return free, members[free], eps[free], delta[free]
-
-
-def _best_on_borders(
-    values: Floats, logs: Floats, members: Bools, limits: tuple[Floats, Floats]
-) -> tuple[Bools, Floats, Floats]:
-    """The best point of every side of some cells: members, eps and delta."""
-    if not len(members):
-        return members, np.empty(0), np.empty(0)
-    sides = borders(np.broadcast_to(values, members.shape), members, *limits)
-    owner, place = np.nonzero(~np.isnan(sides[:, :, 0, 0]))
-    return members[owner], *_best_on_sides(values, logs, members[owner], sides[owner, place])
+        known = converged & ((heights > 0) | ~members).all(axis=1)
+    found = [(members[free], eps[free], delta[free])]
+    least = np.round(np.where(known, _losses(values, logs, members, eps, delta), 0.0), LOSS_DIGITS)
+    best = least[free].min(initial=np.inf)
+    rest = np.flatnonzero(~free)
+    rest = rest[np.lexsort((start[rest], least[rest]))]
+    step = max(1, CHUNK // (2 * len(values) ** 2))
+    for first in range(0, len(rest), step):
+        part = rest[first : first + step]
+        if least[part[0]] >= best:
+            break
+        sides = borders(np.broadcast_to(values, (len(part), len(values))), members[part], *limits)
+        owner, place = np.nonzero(~np.isnan(sides[:, :, 0, 0]))
+        owners = members[part][owner]
+        points = _best_on_sides(values, logs, owners, sides[owner, place])
+        found.append((owners, *points))
+        best = min(best, np.round(_losses(values, logs, owners, *points), LOSS_DIGITS).min(initial=np.inf))
+    members, eps, delta = (np.concatenate(column) for column in zip(*found, strict=True))
+    return members, eps, delta
 
 
 def _best_on_sides(values: Floats, logs: Floats, members: Bools, sides: Floats) -> tuple[Floats, Floats]:
@@ -183,11 +196,11 @@ def _best_on_sides(values: Floats, logs: Floats, members: Bools, sides: Floats) 
     return eps, delta
 
 
-def _newton(values: Floats, logs: Floats, members: Bools) -> tuple[Floats, Floats]:
-    """Least points without limits, for N sets of cycles; NaN where there is no single one."""
-    weight = np.where(members, np.exp(-2 * logs), 0.0)  # first, squares of value / optimum - 1, which are linear
-    target = np.where(members, np.exp(logs), 0.0)
+def _newton(values: Floats, logs: Floats, members: Bools) -> tuple[Floats, Floats, Bools]:
+    """Least points without limits, for N sets of cycles, and whether they were reached; NaN: there is no single one."""
     with np.errstate(all="ignore"):
+        weight = np.where(members, np.exp(-2 * logs), 0.0)  # first, squares of value / optimum - 1, which are linear
+        target = np.where(members, np.exp(logs), 0.0)
         eps, delta = _two_by_two(weight, values, weight * target)
         for _ in range(8):  # each doubles the digits
             heights = eps[:, None] + delta[:, None] * values
@@ -195,7 +208,8 @@ def _newton(values: Floats, logs: Floats, members: Bools) -> tuple[Floats, Float
             weight = np.where(members, (1 - excess) / heights**2, 0.0)
             step = _two_by_two(weight, values, np.where(members, -excess / heights, 0.0))
             eps, delta = eps + step[0], delta + step[1]
-    return eps, delta
+        converged = np.abs(step[0]) + np.abs(step[1]) <= 1e-9 * (np.abs(eps) + np.abs(delta))  # half of all digits
+    return eps, delta, converged
 
 
 def _two_by_two(weight: Floats, values: Floats, right: Floats) -> tuple[Floats, Floats]:
@@ -209,23 +223,13 @@ def _two_by_two(weight: Floats, values: Floats, right: Floats) -> tuple[Floats, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BestCurves:
-    """Corners of the cells of all (q, beta) that were looked at: extreme curves with the most hits."""
+    """Corners of the cells of some points of (q, beta): extreme curves with the most hits."""
 
     eps: Floats  # in the table's unit, as delta; (N,)
     delta: Floats  # infinite where nothing holds it down
     q: Floats
     beta: Floats
     pruning_rate: float
-
-    def of(self, name: str) -> Floats:
-        """Values of eps, delta, q, beta or top = eps + delta."""
-        return self.eps + self.delta if name == "top" else np.asarray(getattr(self, name))
-
-    def limits(self, name: str) -> tuple[float, float | None]:
-        """The range that these curves span; None: no upper bound."""
-        values = self.of(name)
-        high = float(values.max())
-        return float(values.min()), high if np.isfinite(high) else None
 
     def band(self, cycles: Floats) -> tuple[Floats, Floats]:
         """Lowest and highest value of these curves at each cycle."""
@@ -240,40 +244,20 @@ class BestCurves:
         return low, high
 
 
-def explore(
+def best_curves(
     intervals: Intervals,
     *,
     hits: int,
-    start: list[tuple[float, float]],
+    points: Sequence[tuple[float, float]],
     q: tuple[float, float],
     beta: tuple[float, float],
 ) -> BestCurves:
-    """Look for the extreme curves among those with `hits` hits: on a grid of (q, beta), then closer to the extremes.
-
-    Each extreme is reached by a curve that was found, so the ranges are never too wide; they may be a bit too narrow.
-    """
-    num = len(intervals.cycles)
-    side = int(np.clip(1000 / num, 9, 25))  # fewer points for longer tables, whose points cost more
+    """Extreme curves among those with `hits` hits: of these points of (q, beta), and of a grid over the range."""
+    side = int(np.clip(1000 / len(intervals.cycles), 9, 25))  # fewer for longer tables, whose points cost more
     grid = np.meshgrid(np.linspace(*q, side), np.linspace(*beta, side))
-    points = np.concatenate([np.array(start), np.stack([axis.ravel() for axis in grid], axis=1)])
-    corners = _corners(intervals, points, hits)
-    reach = np.array([q[1] - q[0], beta[1] - beta[0]]) / (side - 1)
-    steps = np.array([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1) if x or y])
-    for _ in range(10 if num <= 60 else 5):
-        at = {index for name in NAMES for index in _extremes(corners.of(name))}
-        centres = np.unique(np.stack([corners.q, corners.beta], axis=1)[sorted(at)], axis=0)
-        points = (centres[:, None, :] + reach * steps).reshape(-1, 2).clip((q[0], beta[0]), (q[1], beta[1]))
-        more = _corners(intervals, np.unique(points, axis=0), hits)
-        corners = BestCurves(
-            **{name: np.concatenate([corners.of(name), more.of(name)]) for name in ("eps", "delta", "q", "beta")},
-            pruning_rate=intervals.pruning_rate,
-        )
-        reach = reach / 2
-    return corners
-
-
-def _extremes(values: Floats) -> tuple[int, int]:
-    return int(values.argmin()), int(values.argmax())
+    return _corners(
+        intervals, np.concatenate([np.array(points), np.stack([axis.ravel() for axis in grid], axis=1)]), hits
+    )
 
 
 def _corners(intervals: Intervals, points: Floats, hits: int) -> BestCurves:
@@ -282,7 +266,7 @@ def _corners(intervals: Intervals, points: Floats, hits: int) -> BestCurves:
     values = shape(intervals.cycles, points[:, :1], points[:, 1:], intervals.pruning_rate)
     reaching = count_hits(values, values, *limits) >= hits
     points, values = points[reaching], values[reaching]
-    cells = find_cells(values, *limits)
+    cells = find_cells(values, *limits).first(max(1, MOST_BORDERS // (2 * values.shape[1] ** 2 * max(1, len(points)))))
     found = [np.column_stack([cells.eps, cells.delta, cells.point])]
     step = max(1, CHUNK // (2 * values.shape[1] ** 2))
     for first in range(0, len(cells.point), step):

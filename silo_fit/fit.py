@@ -20,7 +20,8 @@ from oracle.errors import CurveError
 from search_spaces.silo import PAPER_DEFAULT, RECOMMENDED, WIDE, Range, SiloRanges
 from silo_fit.certify import Certificate, certify, constant_hits
 from silo_fit.curve import SiloCurve
-from silo_fit.feasible import NAMES, BestCurves, Solution, explore, solve
+from silo_fit.determine import NAMES, UNBOUNDED, Determined, determine
+from silo_fit.feasible import LOSS_DIGITS, BestCurves, Solution, best_curves, solve
 from silo_fit.tables import TOLERANCE, Intervals, parse_intervals
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ EDGE = 1e-6  # of the largest hi: a hit this close to an end is said to be on th
 RISE = (0.05, 0.95)  # the parts of the rise that its reported start and end have done
 EXAMPLE_CANDIDATES = 20  # a table that does not say how many candidates were tried gets its training counts for these
 SPARSE_CYCLES = 6  # searched by a sparse Oracle, where the table itself is not one
-REFINEMENTS = 80  # tries around Optuna's best
+REFINEMENTS = 160  # tries around Optuna's best
+PARABOLOID_POINTS = 9  # a point and all its neighbours
+FAR = 8.0  # steps that are trusted to a paraboloid
 SMALLEST_STEP = 2**-12  # of a range: steps of the refinement end here
 ASIDE_EVENTS = 40_000_000  # work allowed for proofs about other ranges
 
@@ -147,10 +150,10 @@ def fit(
         ranges = SiloRanges(q=q, beta=beta)
     except ValueError as error:
         raise CurveError(str(error)) from None
-    if trials < 1:
-        raise CurveError(f"trials: {trials} were asked for; at least 1 is needed")
-    if not 0 <= seed < 2**32:
-        raise CurveError(f"seed: {seed} is not between 0 and 2^32 - 1")
+    if not isinstance(trials, int) or trials < 1:
+        raise CurveError(f"trials: {trials!r} were asked for; a whole number from 1 on is needed")
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise CurveError(f"seed: {seed!r} is not a whole number from 0 to 2^32 - 1")
 
     proof = certify(intervals, q=ranges.q, beta=ranges.beta)
     at = _search(intervals, ranges, seed, trials)
@@ -158,11 +161,10 @@ def fit(
     at = _refine(intervals, ranges, at if by_optuna else (proof.q, proof.beta))
     solution = solve(intervals, *at)
     curve = _curve(intervals, solution, at)
-    best_curves = explore(
-        intervals, hits=solution.hits, start=[at, (proof.q, proof.beta)], q=ranges.q, beta=ranges.beta
-    )
+    limits = determine(intervals, hits=solution.hits, start=[at, (proof.q, proof.beta)], q=ranges.q, beta=ranges.beta)
+    extremes = best_curves(intervals, hits=solution.hits, points=[at, *limits.points], q=ranges.q, beta=ranges.beta)
     settings = {"q": ranges.q, "beta": ranges.beta, "seed": seed, "trials": trials, "tolerance": TOLERANCE}
-    return _report(intervals, ranges, curve, solution, proof, best_curves, by_optuna, settings)
+    return _report(intervals, ranges, curve, solution, proof, limits, extremes, by_optuna, settings)
 
 
 def check(intervals: Intervals, curve: SiloCurve) -> tuple[CycleFit, ...]:
@@ -234,22 +236,50 @@ def _quiet(optuna: Any) -> Iterator[None]:
 
 
 def _refine(intervals: Intervals, ranges: SiloRanges, at: tuple[float, float]) -> tuple[float, float]:
-    """Step to better neighbours, with halved steps where there are none."""
-    best = _score(solve(intervals, *at))
+    """Step to better neighbours, and to the top of the paraboloid through them; halve the steps where neither helps."""
+    best = _rank(solve(intervals, *at))
     step, tries = 0.125, 0
+
+    def better(near: tuple[float, float]) -> float:
+        """The score of a point, which is gone to if it is the best so far."""
+        nonlocal at, best, tries
+        tries += 1
+        rank = _rank(solve(intervals, *near))
+        if rank > best:
+            best, at = rank, near
+        return rank[0]
+
     while tries < REFINEMENTS and step > SMALLEST_STEP:
-        start = at
+        start, ring = at, [((0.0, 0.0), best[0])]
         for across, up in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (1, -1), (-1, 1)):
             near = (_moved(start[0], ranges.q, across * step), _moved(start[1], ranges.beta, up * step))
-            if near == start:
-                continue
-            tries += 1
-            score = _score(solve(intervals, *near))
-            if score > best:
-                best, at = score, near
+            if near != start:
+                ring.append(((across, up), better(near)))
+        if top := _top_of_paraboloid(ring):
+            better((_moved(start[0], ranges.q, top[0] * step), _moved(start[1], ranges.beta, top[1] * step)))
         if at == start:
             step /= 2
     return at
+
+
+def _rank(solution: Solution) -> tuple[float, float]:
+    """Orders solutions: by score, and those that are as close to the optima by how little they rise."""
+    return round(_score(solution), LOSS_DIGITS), -solution.delta
+
+
+def _top_of_paraboloid(points: list[tuple[tuple[float, float], float]]) -> tuple[float, float] | None:
+    """Where the paraboloid of least squares through scored points is highest; None if it is not, or is far away."""
+    if len(points) < PARABOLOID_POINTS or len({math.ceil(2 * score) for _, score in points}) > 1:  # other hits
+        return None
+    (x, y), scores = np.array([place for place, _ in points]).T, np.array([score for _, score in points])
+    (_, dx, dy, xx, xy, yy), *_ = np.linalg.lstsq(
+        np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1), scores - scores[0], rcond=None
+    )
+    curvature = 4 * xx * yy - xy**2
+    if not (xx < 0 and curvature > 0):
+        return None
+    top = (xy * dy - 2 * yy * dx) / curvature, (xy * dx - 2 * xx * dy) / curvature
+    return (float(top[0]), float(top[1])) if max(map(abs, top)) <= FAR else None
 
 
 def _moved(value: float, limits: Range, part: float) -> float:
@@ -263,7 +293,8 @@ def _report(
     curve: SiloCurve,
     solution: Solution,
     proof: Certificate,
-    best_curves: BestCurves,
+    limits: Determined,
+    extremes: BestCurves,
     by_optuna: bool,
     settings: dict[str, Any],
 ) -> Fit:
@@ -274,7 +305,6 @@ def _report(
     wide = certify(intervals, q=wide_ranges.q, beta=wide_ranges.beta, most_events=ASIDE_EVENTS)
     whole = certify(intervals, q=ranges.q, beta=ranges.beta, whole_q=True, most_events=ASIDE_EVENTS).hits
     most_constant, constant = constant_hits(intervals)
-    limits = {name: best_curves.limits(name) for name in NAMES}
     default_at = PAPER_DEFAULT.q[0], PAPER_DEFAULT.beta[0]
     default = _curve(intervals, solve(intervals, *default_at), default_at)
     return Fit(
@@ -285,8 +315,8 @@ def _report(
         certified=hits >= proof.most_hits,
         depth=min((row.depth for row in per_cycle if row.inside), default=None),
         per_cycle=per_cycle,
-        ranges=limits,
-        determined={name: _in_words(name, limits[name], ranges) for name in NAMES},
+        ranges=limits.ranges,
+        determined={name: _in_words(name, limits, ranges) for name in NAMES},
         half_way=curve.half_way,
         rise=(curve.cycle_at(RISE[0]), curve.cycle_at(RISE[1])),
         s_shape_supported=hits > most_constant and _rises(intervals),
@@ -299,7 +329,7 @@ def _report(
         paper_default=Rival(curve=default, hits=sum(intervals.inside(default))),
         paper_curve=_rival(intervals, intervals.paper_curve),
         found_by="optuna" if by_optuna else "certificate",
-        next_cycle=_next_cycle(intervals, curve, best_curves),
+        next_cycle=_next_cycle(intervals, curve, extremes),
         edge_limited=_edge_limited(intervals),
         trainings=trainings(intervals),
         settings=settings,
@@ -308,7 +338,7 @@ def _report(
             "python": platform.python_version(),
         },
         intervals=intervals,
-        best_curves=best_curves,
+        best_curves=extremes,
     )
 
 
@@ -322,25 +352,26 @@ def _rises(intervals: Intervals) -> bool:
     return bool(np.sign(best[None, :] - best[:, None])[np.triu_indices(len(best))].sum() > 0)
 
 
-def _in_words(name: str, limits: tuple[float, float | None], ranges: SiloRanges) -> str:
-    low, high = limits
+def _in_words(name: str, limits: Determined, ranges: SiloRanges) -> str:
+    low, high = limits.ranges[name]
     if high is None:
         return "not determined" if low == 0 else f"no upper bound (at least {low:.4g})"
     if name in ("q", "beta"):
         searched = ranges.q if name == "q" else ranges.beta
         if high - low >= 0.99 * (searched[1] - searched[0]) > 0:
             return f"not determined (anything in [{searched[0]:g}, {searched[1]:g}] serves)"
-    return f"determined to [{low:.4g}, {high:.4g}]"
+    return f"determined to [{low:.4g}, {high:.4g}]{'' if limits.tight[name] else ', or less'}"
 
 
-def _next_cycle(intervals: Intervals, curve: SiloCurve, best_curves: BestCurves) -> NextCycle | None:
+def _next_cycle(intervals: Intervals, curve: SiloCurve, extremes: BestCurves) -> NextCycle | None:
     """Where the best curves differ most, relative to their middle; up to the last cycle or the end of the rise."""
     last = max(intervals.cycles[-1], min(math.ceil(curve.cycle_at(RISE[1])), 10 * intervals.cycles[-1] + 10))
     cycles = np.setdiff1d(np.arange(last + 1), intervals.cycles)
-    cycles = cycles[:: max(1, len(cycles) // 1000)]
+    cycles = np.unique(np.concatenate([cycles[:1000], cycles[:: max(1, len(cycles) // 1000)]]))  # a rise is early
     if not len(cycles):
         return None
-    low, high = best_curves.band(cycles)
+    low, high = extremes.band(cycles)
+    high = np.where(high > UNBOUNDED * intervals.scale, np.inf, high)
     spread = np.where(np.isinf(high), 2.0, 2 * (high - low) / np.where(np.isinf(high), 1.0, high + low))
     widest = int(np.round(spread, 9).argmax())
     top = float(high[widest])
@@ -394,6 +425,12 @@ def _notices(fit: Fit) -> Iterator[str]:
     searched = SiloRanges(q=fit.settings["q"], beta=fit.settings["beta"])
     if not searched.is_recommended:
         yield f"{_spelt(searched)} was searched, beyond the paper's recommendation of {_spelt(RECOMMENDED)}"
+    highest = float(fit.intervals.hi.max())
+    if fit.curve.top > highest * (1 + EDGE):
+        yield (
+            f"the rise is not over at cycle {fit.per_cycle[-1].cycle}: the curve goes on to {fit.curve.top:.4g}, above "
+            f"every interval (up to {highest:.4g}); only later cycles can tell how far"
+        )
     edges = [str(row.cycle) for row in fit.per_cycle if row.on_edge]
     if edges:
         yield f"on the edge: the curve just touches the interval of cycle {', '.join(edges)}; a small change misses it"

@@ -6,6 +6,7 @@ forbids it to load anything from elsewhere.
 
 import json
 import math
+import re
 from collections import defaultdict
 from html import escape
 from pathlib import Path
@@ -22,6 +23,7 @@ from silo_fit.fit import Fit
 if TYPE_CHECKING:
     import pyarrow
 
+PAPER_TOLERANCE = 0.005  # of accuracy
 SMALLEST_CLIP = 0.05  # of accuracy: gaps beyond the clip share one colour, or failures would drown the rest
 ORANGE, BLUE, RED, GREY = "#e8871e", "#4a86e8", "#e0474c", "#8a8f98"
 _METADATA_LABELS = {
@@ -77,16 +79,24 @@ def render(fit: Fit, *, trials: "pyarrow.Table | None" = None) -> str:
         "FIGURES": _embedded({name: json.loads(figure.to_json()) for name, figure in figures.items()}),
         "PLOTLY": get_plotlyjs(),
     }
-    page = _PAGE
-    for name, part in parts.items():  # PLOTLY last: nothing is replaced inside it
-        page = page.replace(f"[[{name}]]", part)
-    return page
+    return re.sub(r"\[\[([A-Z]+)\]\]", lambda found: parts[found[1]], _PAGE)
+
+
+def _tolerance(fit: Fit) -> float:
+    """Of the intervals, as the table says; the paper's half a point where it says nothing that is one."""
+    try:
+        known = float(dict(fit.intervals.metadata)["tolerance"])
+    except (KeyError, ValueError):
+        return PAPER_TOLERANCE
+    return known if 0 < known < 1 else PAPER_TOLERANCE
 
 
 def curve_figure(fit: Fit) -> go.Figure:
     """Intervals and optima, the curve, and the band that all best curves span."""
     cycles = fit.intervals.cycles
-    dense = np.linspace(0, max(cycles[-1], 1), 241)
+    last = max(cycles[-1], 1)
+    rise = min(last, 1.25 * fit.curve.cycle_at(0.99))  # drawn finely, however far the last cycle is
+    dense = np.unique(np.concatenate([np.linspace(0, end, 241) for end in (rise, last)]))
     low, high = fit.best_curves.band(dense)
     roof = 1.12 * max(fit.intervals.scale, float(np.max(fit.curve(dense))))
     figure = go.Figure()
@@ -140,8 +150,7 @@ def heat_map(fit: Fit, trials: "pyarrow.Table") -> go.Figure | None:
             means[row, column] = np.mean([seed for seed in seeds if seed is not None])
     best = np.nanmax(np.where(np.isnan(means), -np.inf, means), axis=0)
     gaps = best - means
-    tolerance = float(dict(fit.intervals.metadata).get("tolerance", 0.005))
-    clip = max(SMALLEST_CLIP, 4 * tolerance)
+    clip = max(SMALLEST_CLIP, 4 * _tolerance(fit))
     figure = go.Figure(
         go.Heatmap(
             z=np.minimum(gaps, clip) * 100, zmin=0, zmax=clip * 100, colorscale="Viridis", reversescale=True,

@@ -93,7 +93,10 @@ def parse_intervals(
     if missing:
         wanted = "cycle (or percent_remaining), lo, max_lr, hi"
         names = ", ".join("cycle" if column == "percent_remaining" else column for column in missing)
-        raise TableError(f"{name}: no column {names}; expected {wanted}, found {', '.join(columns) or 'none'}")
+        raise TableError(
+            f"{name}: no column {names}; expected {wanted}, found {', '.join(columns) or 'none'}"
+            + ("; columns must be parted by commas" if len(columns) == 1 else "")
+        )
     if not columns[cycle_column]:
         raise TableError(f"{name}: the table has no rows; one a searched cycle is needed")
 
@@ -101,6 +104,8 @@ def parse_intervals(
     if cycle_column == "cycle":
         cycles = [_cycle(value, row) for row, value in enumerate(columns["cycle"], start=1)]
         labels = [f"cycle {cycle}" for cycle in cycles]
+        if "percent_remaining" in columns:
+            warnings.append("the table holds cycle and percent_remaining; only cycle is read")
     else:
         cycles, labels = _cycles_from_percent(columns["percent_remaining"], rate, warnings)
     for position, cycle in enumerate(cycles):
@@ -175,13 +180,14 @@ def _load(source: str) -> Any:
                 f"{source}: no such file or folder; give oracle.parquet, a search's folder, a CSV file, "
                 f"or {' or '.join(paper_names())}"
             )
-        if path.endswith(".parquet"):
+        if path.lower().endswith(".parquet"):
             return parquet.read_table(path, filesystem=filesystem)
-        if path.endswith(".csv"):
+        if path.lower().endswith(".csv"):
             with filesystem.open_input_stream(path) as stream:
                 return csv.read_csv(stream)
     except (pa.ArrowException, OSError) as error:
-        raise TableError(f"{source}: cannot be read: {str(error).splitlines()[0]}") from error
+        said = str(error).splitlines()[0].replace("\0", "")
+        raise TableError(f"{source}: cannot be read: {said}. A CSV file is UTF-8 text with commas") from error
     raise TableError(f"{source}: not a .csv or .parquet file")
 
 
@@ -253,7 +259,7 @@ def _number(value: Any, column: str, label: str) -> float:
 def _cycle(value: Any, row: int) -> int:
     cycle = _number(value, "cycle", f"row {row}")
     if cycle < 0 or cycle != int(cycle):
-        raise TableError(f"row {row}: cycle {cycle:g} is not a whole number from 0 on")
+        raise TableError(f"row {row}: cycle {cycle!r} is not a whole number from 0 on")
     if cycle > LAST_CYCLE:
         raise TableError(f"row {row}: cycle {cycle:g} is beyond {LAST_CYCLE}; is it the right column?")
     return int(cycle)

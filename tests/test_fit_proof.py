@@ -1,6 +1,7 @@
 """The certificate and the exact inner solve, against brute force, scipy and random curves."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from scipy.optimize import linprog, minimize
 
 from silo_fit.certify import certify, constant_hits
 from silo_fit.curve import SiloCurve, shape
-from silo_fit.feasible import NAMES, explore, solve
-from silo_fit.tables import Intervals
+from silo_fit.determine import NAMES, determine
+from silo_fit.feasible import best_curves, solve
+from silo_fit.fit import fit
+from silo_fit.tables import Intervals, read_intervals
 
 Q, BETA = (0.0, 3.0), (3.0, 6.0)
 
@@ -183,48 +186,133 @@ def test_least_squares_stay_inside_the_intervals_that_are_hit():
     assert ((curve([0, 5, 7]) >= table.lo) & (curve([0, 5, 7]) <= table.hi)).all()  # without any tolerance
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_ranges_hold_every_curve_that_is_found_to_hit_as_many(seed):
-    _, table = planted(seed, width=0.2)
+def curve_of(table, name, found, at):
+    """The numbers of a solution, by name."""
+    eps, delta = found.eps * table.scale, found.delta * table.scale
+    return {"eps": eps, "delta": delta, "top": eps + delta, "q": at[0], "beta": at[1]}[name]
+
+
+@given(tables(), st.integers(0, 2**31))
+@settings(max_examples=60, deadline=None)
+def test_no_curve_with_as_many_hits_lies_outside_the_ranges(table, seed):
     proof = certify(table, q=Q, beta=BETA)
-    best = explore(table, hits=proof.hits, start=[(proof.q, proof.beta)], q=Q, beta=BETA)
+    limits = determine(table, hits=proof.hits, start=[(proof.q, proof.beta)], q=Q, beta=BETA)
     rng = np.random.default_rng(seed)
-    num = 0
-    for _ in range(300):
-        at = rng.uniform(*Q), rng.uniform(*BETA)
-        found = solve(table, *at)
-        if found.hits < proof.hits:
-            continue
-        num += 1
-        eps, delta = found.eps * table.scale, found.delta * table.scale
-        values = dict(zip(NAMES, (eps, delta, eps + delta, *at), strict=True))
-        for name, value in values.items():
-            low, high = best.limits(name)
-            slack = 0.01 * ((high or value) - low)  # the search for the extremes is fine, not exact
-            assert low - slack <= value <= (np.inf if high is None else high) + slack, name
-        curve = SiloCurve(eps=eps, delta=delta, q=at[0], beta=at[1], pruning_rate=0.2)
-        low, high = best.band(table.cycles)
-        assert (curve(table.cycles) >= low - 1e-3 * table.scale).all()
-        assert (curve(table.cycles) <= high + 1e-3 * table.scale).all()
-    assert num > 0
+    near = [(proof.q, proof.beta), *limits.points]
+    for centre in near:
+        for reach in (0.0, 1e-4, 1e-2, 0.3):
+            at = tuple(np.clip(np.add(centre, reach * rng.normal(size=2)), (Q[0], BETA[0]), (Q[1], BETA[1])))
+            found = solve(table, *at)
+            if found.hits < proof.hits:
+                continue
+            for name in NAMES:
+                low, high = limits.ranges[name]
+                value = curve_of(table, name, found, at)
+                assert low - 1e-9 <= value <= (np.inf if high is None else high + 1e-9), name  # the rule's own 1e-9
+
+
+@pytest.mark.parametrize(
+    ("q", "beta"), [(0.26, 5.3), (1.725, 6.0)]
+)  # strictly inside all five intervals of Table 10, as a check by hand shows
+def test_thin_tips_of_the_range_are_found(q, beta):
+    table = read_intervals("paper:vgg19")
+    proof = certify(table, q=Q, beta=BETA)
+    limits = determine(table, hits=5, start=[(proof.q, proof.beta)], q=Q, beta=BETA)
+    assert solve(table, q, beta).hits == 5
+    assert all(limits.tight.values())
+    assert limits.ranges["q"][0] <= q <= limits.ranges["q"][1]
+    assert limits.ranges["beta"][0] <= beta <= limits.ranges["beta"][1]
+
+
+def test_a_narrower_range_determines_no_less():
+    table = read_intervals("paper:vgg19")
+    proof = certify(table, q=Q, beta=BETA)
+    whole, part, wide = (
+        determine(table, hits=5, start=[(1.0, 5.0)], q=q, beta=beta).ranges
+        for q, beta in ((Q, BETA), ((0.5, 1.2), BETA), ((0, 10), (1, 12)))
+    )
+    assert proof.hits == 5
+    for name in NAMES:
+        slack = 2e-3 * (wide[name][1] - wide[name][0])  # ends are told to a thousandth of their range
+        assert wide[name][0] - slack <= whole[name][0] <= part[name][0] + slack
+        assert part[name][1] - slack <= whole[name][1] <= wide[name][1] + slack
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_ends_of_the_ranges_are_reached_by_curves_with_as_many_hits(seed):
     _, table = planted(seed, width=0.2, noise=0.05)
     proof = certify(table, q=Q, beta=BETA)
-    best = explore(table, hits=proof.hits, start=[(proof.q, proof.beta)], q=Q, beta=BETA)
+    limits = determine(table, hits=proof.hits, start=[(proof.q, proof.beta)], q=Q, beta=BETA)
+    assert all(limits.tight.values())
+    best = best_curves(table, hits=proof.hits, points=limits.points, q=Q, beta=BETA)
+    reached = {name: getattr(best, name) for name in ("eps", "delta", "q", "beta")} | {"top": best.eps + best.delta}
+    for name, (low, high) in limits.ranges.items():
+        for end, at in ((low, reached[name].argmin()), (high, reached[name].argmax())):
+            assert reached[name][at] == pytest.approx(end, abs=3e-3 * (high - low)), name
+            numbers = {field: float(getattr(best, field)[at]) for field in ("eps", "delta", "q", "beta")}
+            assert sum(table.inside(SiloCurve(**numbers, pruning_rate=0.2))) >= proof.hits
+
+
+def test_ranges_are_the_same_in_another_unit():
+    _, table = planted(3, width=0.2, noise=0.05)
+    other = intervals_of(table.cycles, *(1e6 / 3 * rates for rates in (table.lo, table.max_lr, table.hi)))
+    proof = certify(table, q=Q, beta=BETA)
+    one, two = (
+        determine(it, hits=proof.hits, start=[(proof.q, proof.beta)], q=Q, beta=BETA).ranges for it in (table, other)
+    )
     for name in NAMES:
-        for at in (best.of(name).argmin(), best.of(name).argmax()):
-            values = {field: float(getattr(best, field)[at]) for field in ("eps", "delta", "q", "beta")}
-            assert sum(table.inside(SiloCurve(**values, pruning_rate=0.2))) >= proof.hits
+        unit = 1 if name in ("q", "beta") else 1e6 / 3
+        assert two[name] == pytest.approx([end * unit for end in one[name]], rel=1e-9)
+
+
+def test_ranges_stay_true_where_the_work_runs_out():
+    _, table = planted(1, num=20, noise=0.05)
+    proof = certify(table, q=Q, beta=BETA)
+    full, short = (
+        determine(table, hits=proof.hits, start=[(proof.q, proof.beta)], q=Q, beta=BETA, most_events=most)
+        for most in (60_000_000, 200_000)
+    )
+    assert all(full.tight.values())
+    assert not all(short.tight.values())
+    for name in NAMES:
+        assert short.ranges[name][0] <= full.ranges[name][0] + 1e-12  # rounding
+        assert short.ranges[name][1] >= full.ranges[name][1] - 1e-12
+
+
+def test_the_band_holds_the_best_curves():
+    _, table = planted(2, width=0.2)
+    proof = certify(table, q=Q, beta=BETA)
+    limits = determine(table, hits=proof.hits, start=[(proof.q, proof.beta)], q=Q, beta=BETA)
+    low, high = best_curves(table, hits=proof.hits, points=limits.points, q=Q, beta=BETA).band(table.cycles)
+    rng, num = np.random.default_rng(0), 0
+    for _ in range(300):
+        at = rng.uniform(*Q), rng.uniform(*BETA)
+        found = solve(table, *at)
+        if found.hits == proof.hits:
+            num += 1
+            curve = SiloCurve(eps=found.eps * table.scale, delta=found.delta * table.scale, q=at[0], beta=at[1], pruning_rate=0.2)  # fmt: skip  # noqa: E501
+            assert (curve(table.cycles) >= low - 2e-3 * table.scale).all()  # the band is of a grid
+            assert (curve(table.cycles) <= high + 2e-3 * table.scale).all()
+    assert num > 0
 
 
 def test_delta_has_no_upper_bound_where_no_hit_cycle_has_risen():
     table = intervals_of([0, 1, 2], [0.03, 0.03, 0.03], [0.04, 0.04, 0.04], [0.05, 0.05, 0.05])
-    best = explore(table, hits=3, start=[(1.0, 5.0)], q=Q, beta=BETA)
-    assert best.limits("delta") == (0, None)
-    assert best.limits("eps")[1] == pytest.approx(0.05, abs=1e-9)
+    limits = determine(table, hits=3, start=[(1.0, 5.0)], q=Q, beta=BETA)
+    assert limits.ranges["delta"] == (0, None)
+    assert limits.ranges["eps"][1] == pytest.approx(0.05, abs=1e-9)
+
+
+def test_many_intervals_without_width_are_fitted():
+    """Hundreds of sets of cycles tie: all that may hold the best curve are looked at, and no more."""
+    rng = np.random.default_rng(0)
+    cycles = np.arange(60)
+    best = (0.03 + 0.05 * shape(cycles, 1, 5, 0.2)) * np.exp(0.1 * rng.normal(size=60))
+    table = intervals_of(cycles, best, best, best)
+    found = fit(table)
+    assert found.certified
+    assert found.hits == certify(table, q=Q, beta=BETA).hits == 4
+    assert max(abs(math.log(row.silo / row.max_lr)) for row in found.per_cycle if row.inside) < 1e-6
 
 
 def test_constant_hits_are_the_most_that_share_one_value():

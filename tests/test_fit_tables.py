@@ -29,6 +29,7 @@ def changed(column, row, value):
         ("cycle", 0, "cycle 0: there twice"),
         ("cycle", -1, "row 2: cycle -1"),
         ("cycle", 2.5, "row 2: cycle 2.5"),
+        ("cycle", 3.0000001, "row 2: cycle 3.0000001"),
         ("cycle", math.nan, "row 2: cycle .*NaN"),
         ("cycle", 10**12, "row 2: cycle"),
         ("max_lr", 0.08, "cycle 3: the optimum max_lr 0.08 is outside"),
@@ -128,6 +129,13 @@ def test_impossible_percent_remaining_is_refused(percent):
         parse_intervals(table, pruning_rate=0.2)
 
 
+def test_where_cycle_and_percent_remaining_are_given_cycle_is_read_and_that_is_said():
+    table = pd.DataFrame(GOOD).assign(percent_remaining=[100, 90, 80])
+    intervals = parse_intervals(table, pruning_rate=0.2)
+    assert intervals.cycles.tolist() == GOOD["cycle"]
+    assert "only cycle is read" in intervals.warnings[0]
+
+
 def test_csv_parquet_and_folder_read_the_same(tmp_path):
     table = pa.table(GOOD).replace_schema_metadata({"pruning_rate": "0.2", "name": "mine"})
     pq.write_table(table, tmp_path / "oracle.parquet")
@@ -145,6 +153,8 @@ def test_files_that_cannot_be_read_are_refused_without_a_traceback(tmp_path):
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "false.parquet").write_text("no parquet")
     (tmp_path / "table.xlsx").write_text("x")
+    (tmp_path / "wide.csv").write_text("cycle,lo,max_lr,hi\n0,1,1,1\n", encoding="utf-16")
+    (tmp_path / "semicolons.csv").write_text("cycle;lo;max_lr;hi\n0;1;1;1\n")
     (tmp_path / "latin.csv").write_bytes("cycle,lo,max_lr,hi,größe\n0,0.1,0.1,0.1,1\n".encode("latin-1"))
     for name, said in (
         ("empty.csv", "cannot be read"),
@@ -153,6 +163,8 @@ def test_files_that_cannot_be_read_are_refused_without_a_traceback(tmp_path):
         ("nowhere", "no such file"),
         ("", r"no oracle\.parquet"),
         ("latin.csv", "not UTF-8"),
+        ("wide.csv", "UTF-8 text with commas"),
+        ("semicolons.csv", "parted by commas"),
     ):
         with pytest.raises(TableError, match=said):
             read_intervals(tmp_path / name, pruning_rate=0.2)

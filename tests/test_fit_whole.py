@@ -195,6 +195,30 @@ def test_next_cycle_is_an_unsearched_one_where_the_best_curves_differ(result):
     assert (following.low, following.high) == (low[0], high[0])
 
 
+def test_next_cycle_lies_in_the_rise_however_far_the_last_one_is():
+    table = pd.DataFrame({"cycle": [0, 2, 5000], "lo": [0.01, 0.01, 0.05], "max_lr": [0.02, 0.02, 0.06], "hi": [0.03, 0.03, 0.07]})  # fmt: skip  # noqa: E501
+    found = fit(table, pruning_rate=0.2)
+    low, high = found.best_curves.band(np.arange(3.0, 12.0))
+    assert found.next_cycle.cycle == 3 + np.argmax((high - low) / (high + low))
+
+
+def test_a_rise_that_is_not_over_is_said_and_its_height_has_no_upper_bound():
+    table = pd.DataFrame({"cycle": [0, 1, 2], "lo": [0.01, 0.015, 0.04], "max_lr": [0.02, 0.02, 0.05], "hi": [0.03, 0.03, 0.06]})  # fmt: skip  # noqa: E501
+    found = fit(table, pruning_rate=0.2)
+    assert found.hits == 3
+    assert found.ranges["delta"][1] is None
+    assert "no upper bound" in found.determined["delta"]
+    assert any("the rise is not over at cycle 2" in notice for notice in found.notices)
+    assert not any("the rise is not over" in notice for notice in fit(TABLE, pruning_rate=0.2).notices)
+
+
+@pytest.mark.parametrize("name", ["vgg19", "resnet20"])
+def test_another_seed_ends_at_the_same_curve(name):
+    first, *others = (fit(read_intervals(f"paper:{name}"), seed=seed).curve.as_dict() for seed in range(4))
+    for other in others:
+        assert other == pytest.approx(first, rel=1e-3)  # the loss is flat to 1e-9 that near its least
+
+
 def test_next_cycle_is_none_where_all_are_searched():
     best = SiloCurve(eps=0.03, delta=0.07, q=1, beta=5, pruning_rate=0.2)(np.arange(12))
     table = pd.DataFrame({"cycle": range(12), "lo": 0.9 * best, "max_lr": best, "hi": 1.1 * best})

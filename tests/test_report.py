@@ -1,5 +1,6 @@
 """The report, opened in a real browser where there is one."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -104,6 +105,21 @@ def test_names_from_the_table_cannot_become_markup(page):
     html = page.read_text()
     assert "&lt;/script&gt;&lt;b&gt;mine" in html
     assert "<b>mine" not in html
+
+
+def test_a_name_like_a_placeholder_is_a_name(result):
+    named = dataclasses.replace(result.intervals, metadata=(("name", "[[PLOTLY]] [[FIGURES]]"),))
+    html = render(dataclasses.replace(result, intervals=named))
+    assert "<h1>[[PLOTLY]] [[FIGURES]]</h1>" in html
+    assert html.count("<script") == render(result).count("<script")
+
+
+@pytest.mark.parametrize("tolerance", ["abc", "nan", "-1"])
+def test_a_tolerance_that_is_none_is_the_papers(result, trials, tolerance):
+    described = dataclasses.replace(result.intervals, metadata=(("tolerance", tolerance),))
+    plain = dataclasses.replace(result.intervals, metadata=())
+    one, other = (heat_map(dataclasses.replace(result, intervals=it), trials).to_json() for it in (described, plain))
+    assert one == other
 
 
 def test_report_tells_what_the_fit_found(page, result):
