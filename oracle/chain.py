@@ -224,7 +224,14 @@ class Chain:
             )
         while True:
             self._train(cycle, new)
-            row = find_interval(self._trials(cycle, candidates), tolerance=self._experiment.tolerance)
+            trials = self._trials(cycle, candidates)
+            if trials.num_rows < len(candidates) * len(self._experiment.seeds):
+                raise FolderError(
+                    f"{self._folder / cycle_folder('trials', cycle)}: {trials.num_rows} of "
+                    f"{len(candidates) * len(self._experiment.seeds)} trials can be read, though all were trained; is "
+                    "something else at work in this folder? Run the same command again: it trains what is missing"
+                )
+            row = find_interval(trials, tolerance=self._experiment.tolerance)
             row = {**row, "cycle": cycle}
             if self._experiment.peaks is not None:  # nothing was searched, so nothing has an edge
                 return row | dict.fromkeys(("lo_on_edge", "hi_on_edge", "optimum_on_edge"), False)
@@ -351,9 +358,10 @@ class Chain:
 
     def _tell(self, row: dict[str, Any]) -> None:
         self._watch.cycle_ends(row)
-        ends = [name for name, flag in (("lower", "lo_on_edge"), ("upper", "hi_on_edge")) if row[flag]]
-        if ends:
-            what = "the optimum lies" if row["optimum_on_edge"] else "the interval ends"
+        edges = [(name, end) for name, end in (("lower", "lo"), ("upper", "hi")) if row[f"{end}_on_edge"]]
+        if edges:
+            optima = [name for name, end in edges if row["max_lr"] == row[end]]
+            what, ends = ("the optimum lies", optima) if optima else ("the interval ends", [name for name, _ in edges])
             way_out = (
                 f"it grew as far as grid.max_extra = {self._experiment.grid.max_extra} and the spacing let it"
                 if self._experiment.grid.extend
@@ -384,7 +392,10 @@ def _backend(asked: Literal["auto", "plain", "pack"], network: nn.Module, device
 
 
 def _with_peaks(experiment: Experiment, peaks: Sequence[float]) -> Experiment:
-    cycles = experiment.pruning.cycles + 1
-    if len(peaks) != cycles:
-        raise ExperimentError(f"peaks: expected one max_lr for each of {cycles} cycles, found {len(peaks)}")
-    return experiment_from_yaml(experiment.to_yaml(), overrides=[f"peaks={[float(peak) for peak in peaks]}"])
+    try:
+        numbers = [None if isinstance(peak, str | bool) else float(peak) for peak in peaks]
+    except (TypeError, ValueError):
+        numbers = [None]
+    if None in numbers:
+        raise ExperimentError(f"peaks: expected a list of numbers, one max_lr a cycle, found {peaks!r}")
+    return experiment_from_yaml(experiment.to_yaml(), overrides=[f"peaks={numbers}"])

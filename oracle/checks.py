@@ -149,5 +149,5 @@ def _comparable(experiment: Experiment, cycles: int) -> dict[str, Any]:
     fields.pop("seeds")
     fields["pruning"].pop("cycles")
     if "peaks" in fields:
-        fields["peaks"] = fields["peaks"][: cycles + 1]
+        fields["peaks"] = [experiment.candidates(cycle)[0] for cycle in range(cycles + 1)]
     return fields

@@ -2,8 +2,8 @@
 
 Ray's node processes end with their driver, but two of its agents, and workers that are just starting, were seen to hang for
 a minute and more (Ray 2.60), and nobody removes the session's files. This process waits for its standard input to close,
-as it does however the driver ends; gives Ray ten seconds; then kills the processes that hold files of the session open, and
-removes them. Standard library only, so that it starts in milliseconds.
+as it does however the driver ends; gives Ray four seconds; then kills the processes that hold files of the session open,
+and removes them. Standard library only, so that it starts in milliseconds.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-GRACE_SECONDS = 10.0
+GRACE_SECONDS = 4.0
 
 
 def main() -> None:

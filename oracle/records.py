@@ -138,8 +138,11 @@ def commit_trials(folder: Folder, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def trials_of_cycle(folder: Folder, cycle: int, chain: str) -> pa.Table:
     """The trials of one cycle and lineage, one row each, by max_lr and seed."""
-    tables = [table for _, table in _trial_files(folder, cycle) if table is not None]
-    table = pa.concat_tables(tables) if tables else TRIALS.empty_table()
+    return _of_chain((table for _, table in _trial_files(folder, cycle) if table is not None), chain)
+
+
+def _of_chain(tables: Iterable[pa.Table], chain: str) -> pa.Table:
+    table = pa.concat_tables([TRIALS.empty_table(), *tables])
     table = table.filter(pc.equal(table["lineage"], chain))
     table = table.sort_by([("max_lr", "ascending"), ("seed", "ascending"), ("commit", "ascending")])
     keys = list(zip(table["max_lr"].to_pylist(), table["seed"].to_pylist(), strict=True))
@@ -164,12 +167,15 @@ def set_aside(folder: Folder, cycle: int) -> list[str]:
 
 def merge_trials(folder: Folder, cycle: int, chain: str) -> None:
     """Put a finished cycle's rows into one file. Rows of other lineages are of no more use and go."""
-    names = [name for name, table in _trial_files(folder, cycle) if table is not None]
-    merged = f"{cycle_folder('trials', cycle)}/merged-{chain}.parquet"
-    if names == [merged]:
+    files = {name: table for name, table in _trial_files(folder, cycle) if table is not None}
+    content = to_parquet(_of_chain(files.values(), chain))
+    # Named by what it holds: two processes that merge at once write over nothing, and delete what they have read alone.
+    digest = hashlib.sha256(content).hexdigest()[:10]
+    merged = f"{cycle_folder('trials', cycle)}/merged-{chain}-{digest}.parquet"
+    if list(files) == [merged]:
         return
-    folder.write(merged, to_parquet(trials_of_cycle(folder, cycle, chain)))
-    for name in names:
+    folder.write(merged, content)
+    for name in files:
         if name != merged:
             folder.delete(name)
 
@@ -226,14 +232,22 @@ def _describe(experiment: Experiment) -> dict[bytes, bytes]:
     return {key.encode(): value.encode() for key, value in fields.items()}
 
 
-def _trial_files(folder: Folder, cycle: int) -> Iterable[tuple[str, pa.Table | None]]:
-    """Every commit of a cycle by its name, None for one that is not whole."""
-    for name in folder.names(cycle_folder("trials", cycle)):
-        if not name.endswith(".parquet"):
-            continue
-        content = folder.read(name)
-        if content is not None:  # else merged by another process since it was listed
-            yield name, from_parquet(content, TRIALS, where=folder / name)
+def _trial_files(folder: Folder, cycle: int) -> list[tuple[str, pa.Table | None]]:
+    """Every commit of a cycle by its name, None for one that is not whole.
+
+    Another process may merge them meanwhile, so it is listed until that shows nothing new; a name never changes its
+    content.
+    """
+    contents: dict[str, bytes | None] = {}
+    listed: list[str] | None = None
+    while listed != (names := folder.names(cycle_folder("trials", cycle))):
+        listed = names
+        contents |= {name: folder.read(name) for name in names if name.endswith(".parquet") and name not in contents}
+    return [
+        (name, from_parquet(content, TRIALS, where=folder / name))
+        for name, content in contents.items()
+        if content is not None
+    ]
 
 
 def to_parquet(table: pa.Table) -> bytes:

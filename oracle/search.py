@@ -47,6 +47,7 @@ NODE_SECONDS = 60.0  # for every node to prove that it can write
 SETTINGS = b"\x04"  # the type of the frame that opens an HTTP/2 connection (RFC 9113, 3.4), which Ray's gRPC runs on
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + SETTINGS + b"\0\0\0\0\0"
 AUTHENTICATION = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+RAYS_OWN = ("RAY_", "TUNE_", "KMP_", "PYTHONBREAKPOINT")
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # else workers run at nice 15, behind everything else on the machine
@@ -76,7 +77,7 @@ class RayExecutor:
                 "this process is connected to Ray already, and a search ends its connection when it is done: call "
                 "ray.shutdown() first, or search in a process of its own"
             )
-        self._environment = {name: os.environ.get(name) for name in AUTHENTICATION}
+        self._environment = dict(os.environ)
         self._files = Path(tempfile.mkdtemp(prefix="oracle-", dir=_short_folder()))
         self._ours = address in {None, "local"}
         self._guard = _start_guard(self._files)
@@ -195,11 +196,11 @@ class RayExecutor:
     def close(self) -> None:
         """Leave the cluster; one of our own ends, and its files go."""
         ray.shutdown()
-        for name, value in self._environment.items():  # Ray sets some of them itself
-            if value is None:
-                os.environ.pop(name, None)
+        for name in [name for name in os.environ if name.startswith(RAYS_OWN)]:  # set by us, and by Ray
+            if name in self._environment:
+                os.environ[name] = self._environment[name]
             else:
-                os.environ[name] = value
+                del os.environ[name]
         self._guard.communicate()  # closes its input: it cleans up
 
 
