@@ -4,6 +4,7 @@ Every step can be repeated: a cycle's row follows from its trials, its parents f
 goes on walks through the finished cycles, finds all its rows, and trains what is missing.
 """
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -48,6 +49,7 @@ from oracle.weights import (
     read_final,
     read_parent,
     read_winner,
+    winners_are_whole,
     write_parent,
     write_winner,
 )
@@ -116,8 +118,11 @@ def run_oracle(
         from oracle.search import RayExecutor
 
         trainer = RayExecutor(address=address, slots=slots)
-    try:
+    with contextlib.ExitStack() as ends:
+        ends.callback(trainer.close)
+        ends.callback(watch.ends)
         trainer.prove_folder(folder)
+        ends.enter_context(folder.held())
         folder.put("experiment.yaml", experiment.to_yaml().encode())
         settings = read_settings(folder)
         if settings is None:
@@ -134,9 +139,6 @@ def run_oracle(
             checkpoint_seconds=checkpoint_seconds,
         )
         return Chain(job, trainer, raw, images, watch).run()
-    finally:
-        watch.ends()
-        trainer.close()
 
 
 def fair_pack_size(num_candidates: int, num_seeds: int, slots: int, backend: Backend, device: str = "cpu") -> int:
@@ -200,6 +202,9 @@ class Chain:
                 write_oracle(self._folder, self._experiment, rows)
             else:
                 self._optima.append(row["max_lr"])
+                if not winners_are_whole(self._folder, cycle, self._experiment.seeds):
+                    self._winners(cycle)
+                    merge_trials(self._folder, cycle, lineage(self._optima[:cycle]))
             if self._experiment.diagnostics:
                 self._diagnose(cycle)
             self._clean(cycle)

@@ -1,12 +1,12 @@
 """The command `oracle`."""
 
+import io
 import json
 import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -49,12 +49,20 @@ class Carry(StrEnum):
     retrain = "retrain"
 
 
+def _not_empty(value: str | None) -> str | None:
+    if value == "":
+        raise typer.BadParameter("found nothing between the quotes; is a variable of the shell not set?")
+    return value
+
+
 Preset = Annotated[str, typer.Argument(metavar="PRESET_OR_YAML", help="A shipped preset, or a file ending in .yaml.")]
-Folder = Annotated[str, typer.Argument(metavar="DIR", help="A run's folder.")]
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="A run's folder.", callback=_not_empty)]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the experiment.")
 ]
-DataPath = Annotated[str | None, typer.Option("--data", metavar="DIR", help="Where the images lie (data.path).")]
+DataPath = Annotated[
+    str | None, typer.Option("--data", metavar="DIR", help="Where the images lie (data.path).", callback=_not_empty)
+]
 Executor = Annotated[ExecutorName, typer.Option(help="Ray Tune, or this process alone.")]
 Address = Annotated[str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster: local, auto or HOST:PORT.")]
 Slots = Annotated[int | None, typer.Option(min=1, help="Packs trained at a time; all that fit by default.")]
@@ -68,7 +76,9 @@ MaxHours = Annotated[float | None, typer.Option(min=0, help="Refuse to start abo
 def search(
     context: typer.Context,
     preset: Preset,
-    out: Annotated[str | None, typer.Option(help="The run's folder: local, s3:// or gs://. [runs/NAME]")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="The run's folder: local, s3:// or gs://. [runs/NAME]", callback=_not_empty)
+    ] = None,
     executor: Executor = ExecutorName.ray,
     address: Address = None,
     set_: Set = None,
@@ -121,7 +131,10 @@ def plan_(
     context: typer.Context,
     preset: Preset,
     out: Annotated[
-        str | None, typer.Option(help="A run's folder: what it holds already takes no more time.", show_default=False)
+        str | None,
+        typer.Option(
+            help="A run's folder: what it holds already takes no more time.", show_default=False, callback=_not_empty
+        ),
     ] = None,
     executor: Executor = ExecutorName.ray,
     address: Address = None,
@@ -195,16 +208,17 @@ def convert(
     network: Annotated[str, typer.Option(help="resnet50, mobilenetv2 or vit-b-16.")],
     classes: Annotated[int, typer.Option(min=2, help="Classes of the data that it will train on.")],
     side: Annotated[int, typer.Option(min=1, help="Pixels a side of its images.")],
-    out: Annotated[str, typer.Option(help="The safetensors file to write, for network.weights.")],
+    out: Annotated[str, typer.Option(help="The safetensors file to write, for network.weights.", callback=_not_empty)],
 ) -> None:
     """Turn a torchvision checkpoint into the weights that a search can start from."""
     from oracle.pretrained import convert_checkpoint
+    from oracle.storage import expanded
 
     changes = convert_checkpoint(checkpoint, out, name=network, num_classes=classes, input_shape=(3, side, side))
     console = _console()
     for change in changes or ["every number is the checkpoint's"]:
         console.print(change)
-    console.print(f"weights  {Path(out).absolute()}")
+    console.print(f"weights  {expanded(out).absolute()}")
 
 
 def main() -> None:
@@ -214,6 +228,9 @@ def main() -> None:
 
 def run(command: Callable[..., Any]) -> None:
     """Run a typer application with this project's manners."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # where only ASCII can be shown: ? and no traceback
     try:
         command()
     except Error as error:

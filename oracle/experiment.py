@@ -29,6 +29,7 @@ from oracle.errors import ExperimentError
 from search_spaces.grids import MaxLrGrid
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+SHA256 = r"^[0-9a-f]{64}$"
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -44,7 +45,7 @@ class Network(_Model):
 
     name: Annotated[str, Field(pattern=NAME)]
     weights: str | None = None
-    weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None  # of the file, 64 hex digits
+    weights_sha256: Annotated[str, Field(pattern=SHA256)] | None = None  # of the file
 
 
 class Data(_Model):
@@ -390,6 +391,10 @@ _CHOICES: Mapping[str, Mapping[str, type[BaseModel]]] = {
     },
     "optimizer": {"sgd": Sgd, "adam": Adam, "rmsprop": Rmsprop},
 }  # fmt: skip
+_PATTERNS: Mapping[str, str] = {
+    NAME: "use lower-case letters, digits, - and _, starting with a letter or digit, 64 at most",
+    SHA256: "expected 64 hexadecimal digits, a to f in lower case, as sha256sum prints them",
+}
 
 
 def _explain(detail: Any, fields: Mapping[str, Any]) -> str:
@@ -409,7 +414,7 @@ def _explain(detail: Any, fields: Mapping[str, Any]) -> str:
     if detail["type"] == "value_error":
         return f"{key}: {message}" if key else message
     if detail["type"] == "string_pattern_mismatch":
-        message = "use lower-case letters, digits, - and _, starting with a letter or digit, 64 at most"
+        message = _PATTERNS[detail["ctx"]["pattern"]]
     return f"{key}: found {detail['input']!r}: {message[:1].lower()}{message[1:]}"
 
 

@@ -15,6 +15,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from oracle.errors import NetworkError
 from oracle.networks import build_network
+from oracle.storage import expanded
 
 # Networks with the shapes of a torchvision checkpoint, and the prefix of their heads' keys.
 _HEADS: Mapping[str, str] = {"resnet50": "fc.", "mobilenetv2": "classifier.", "vit-b-16": "heads."}
@@ -44,7 +45,7 @@ def convert_checkpoint(
         )
     network = build_network(name, num_classes=num_classes, input_shape=input_shape, generator=generator)
     own = network.state_dict()
-    state = _renamed(_read_checkpoint(Path(checkpoint)))
+    state = _renamed(_read_checkpoint(expanded(checkpoint)))
     changes = []
     if name == "vit-b-16" and state.get("encoder.pos_embedding", torch.empty(0)).dim() == 3:
         before = state["encoder.pos_embedding"].shape[1] - 1
@@ -52,15 +53,17 @@ def convert_checkpoint(
         if before != after:
             try:
                 state = dict(interpolate_embeddings(input_shape[1], 16, state))
-            except (IndexError, ValueError) as error:
+            except (IndexError, RuntimeError, ValueError) as error:
                 raise NetworkError(
                     f"checkpoint {str(checkpoint)!r}: its position embeddings cannot be interpolated: {error}"
                 ) from None
             changes.append(f"position embeddings were interpolated from {before} to {after} patches")
-    head = [key for key in own if key.startswith(_HEADS[name])]
-    if any(key in state and state[key].shape != own[key].shape for key in head):
-        found = next(state[key] for key in head if key in state).shape[0]
-        state |= {key: own[key] for key in head}
+    head = {key: value for key, value in own.items() if key.startswith(_HEADS[name])}
+    theirs = {key: state[key] for key in head if key in state}
+    is_head = all(value.dim() == head[key].dim() for key, value in theirs.items())  # else `_check_fits` refuses it
+    if is_head and any(value.shape != head[key].shape for key, value in theirs.items()):
+        state |= head
+        found = next(iter(theirs.values())).shape[0]
         changes.append(f"the head for {found} classes was replaced by a fresh one for {num_classes}")
     for key in own:
         if (
@@ -69,7 +72,7 @@ def convert_checkpoint(
             state[key] = own[key]
     _check_fits(own, state, str(checkpoint))
     try:
-        save_file({key: state[key].to(own[key].dtype).contiguous().clone() for key in own}, out)
+        save_file({key: state[key].to(own[key].dtype).contiguous().clone() for key in own}, expanded(out))
     except (OSError, SafetensorError) as error:
         raise NetworkError(f"weights {str(out)!r} cannot be written: {error}") from error
     return changes
@@ -79,7 +82,7 @@ def load_weights(network: nn.Module, path: str | Path, *, sha256: str | None = N
     """Copy all weights and buffers of a safetensors file into a network, in place; the head too.
 
     `sha256`: what the file's content must hash to, 64 hex digits; None: anything. NetworkError if the file cannot be read
-    or holds something else, or a tensor is missing, unknown or of another shape; the network is then unchanged.
+    or holds something else, or a tensor is missing, unknown, of another shape or not finite; the network is then unchanged.
     """
     content = _read(path)
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
@@ -148,4 +151,9 @@ def _check_fits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: s
         raise NetworkError(
             f"weights {where!r} do not fit the network: {'; '.join(wrong[:3])}{more}. Is it a file of another network, "
             "number of classes or image size?"
+        )
+    if broken := [key for key in own if not state[key].to(own[key].dtype).isfinite().all()]:
+        raise NetworkError(
+            f"weights {where!r}: {broken[0]} holds NaN or infinity ({len(broken)} of {len(own)} tensors do), expected "
+            "finite numbers; did the training that saved it diverge?"
         )

@@ -5,10 +5,12 @@ A file appears whole or not at all: locally it is written beside its name and re
 
 import contextlib
 import errno
+import fnmatch
 import os
 import secrets
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -17,11 +19,15 @@ import pyarrow.fs
 
 from oracle.errors import FolderError
 
+_FAULTS = (OSError, pa.ArrowException)  # what a local disk and pyarrow.fs raise
+_ABSENT = (FileNotFoundError, NotADirectoryError)
 PARTIAL_SECONDS = 600.0  # no write takes as long: a file that is half written for longer has no writer any more
 
 
 def expanded(path: str | Path) -> Path:
-    """A path with `~` and `~user` replaced by home folders. FolderError where there is no such user."""
+    """A path with `~` and `~user` replaced by home folders. FolderError where there is no such user, or for a NUL."""
+    if "\0" in str(path):
+        raise FolderError(f"{str(path)!r}: holds a NUL character, which no path can; is it damaged?")
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -38,8 +44,10 @@ class Folder:
         if "://" in self.url:
             try:
                 self._remote, self._base = pa.fs.FileSystem.from_uri(self.url)
-            except (pa.ArrowException, OSError) as error:
+            except _FAULTS as error:
                 raise FolderError(f"{self.url}: is not a location that can be opened: {error}") from None
+            if not self._base:
+                raise FolderError(f"{self.url}: names no bucket; expected one, as in s3://bucket/runs/name")
         if isinstance(self._remote, pa.fs.LocalFileSystem):  # file:// is a path
             self._remote, self.url = None, self._base
         elif self._remote is None:
@@ -53,16 +61,17 @@ class Folder:
     def __reduce__(self) -> tuple[type[Self], tuple[str]]:
         return type(self), (self.url,)
 
-    def read(self, name: str) -> bytes | None:
-        """The file's bytes, None where there is no such file."""
+    def read(self, name: str, most: int | None = None) -> bytes | None:
+        """The file's bytes, or its first `most`; None where there is no such file."""
         try:
             if self._remote is None:
-                return Path(self._path(name)).read_bytes()
-            with self._remote.open_input_file(self._path(name)) as file:
-                return bytes(file.read())
-        except (FileNotFoundError, NotADirectoryError):
+                with open(self._path(name), "rb") as file:
+                    return file.read(most)
+            with self._remote.open_input_file(self._path(name)) as stream:
+                return bytes(stream.read(most))
+        except _ABSENT:
             return None
-        except OSError as error:
+        except _FAULTS as error:
             raise FolderError(f"{self / name}: cannot be read: {error}") from error
 
     def write(self, name: str, content: bytes) -> None:
@@ -74,7 +83,7 @@ class Folder:
             else:
                 with self._remote.open_output_stream(path) as file:
                     file.write(content)
-        except OSError as error:
+        except _FAULTS as error:
             raise FolderError(_explain(error, self / name, len(content))) from error
 
     def put(self, name: str, content: bytes) -> None:
@@ -83,14 +92,17 @@ class Folder:
             self.write(name, content)
 
     def names(self, below: str = "") -> list[str]:
-        """Names of all files below a folder, sorted; none where the folder is missing."""
-        if self._remote is None:
-            root = Path(self._path(below))
-            found = (Path(folder) / file for folder, _, files in os.walk(root) for file in files)
-            return sorted(path.relative_to(self._base).as_posix() for path in found if path.suffix != ".partial")
-        selector = pa.fs.FileSelector(self._path(below), recursive=True, allow_not_found=True)
-        files = [info for info in self._remote.get_file_info(selector) if info.type == pa.fs.FileType.File]
-        return sorted(str(PurePosixPath(info.path).relative_to(self._base)) for info in files)
+        """Names of all files below a folder, sorted; none where the folder is missing, or vanishes meanwhile."""
+        try:
+            if self._remote is None:
+                walk = os.walk(self._path(below), onerror=_unless_absent)
+                found = (Path(folder) / file for folder, _, files in walk for file in files)
+                return sorted(path.relative_to(self._base).as_posix() for path in found if path.suffix != ".partial")
+            selector = pa.fs.FileSelector(self._path(below), recursive=True, allow_not_found=True)
+            files = [info for info in self._remote.get_file_info(selector) if info.type == pa.fs.FileType.File]
+            return sorted(str(PurePosixPath(info.path).relative_to(self._base)) for info in files)
+        except _FAULTS as error:
+            raise FolderError(f"{self / below}: cannot be listed: {error}") from error
 
     def delete(self, name: str) -> None:
         """Remove a file; none there is fine."""
@@ -101,24 +113,68 @@ class Folder:
                 self._remote.delete_file(self._path(name))
         except FileNotFoundError:
             return
-        except OSError as error:
+        except _FAULTS as error:
             raise FolderError(f"{self / name}: cannot be removed: {error}") from error
 
     def delete_below(self, name: str) -> None:
-        """Remove a folder and all in it; none there is fine."""
+        """Remove a folder and all in it, as far as that can be done: only for what nobody will read again."""
         if self._remote is None:
             shutil.rmtree(self._path(name), ignore_errors=True)
         else:
-            self._remote.delete_dir_contents(self._path(name), missing_dir_ok=True)
+            with contextlib.suppress(*_FAULTS):
+                self._remote.delete_dir_contents(self._path(name), missing_dir_ok=True)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from holding this folder. FolderError where one does.
+
+        The lock is the system's, on the folder itself, and ends with the process. Object stores have none, and some
+        network disks none either: there two searches do work twice, but lose nothing.
+        """
+        if self._remote is not None or os.name == "nt":
+            yield
+            return
+        import fcntl  # not on Windows
+
+        try:
+            os.makedirs(self._base, exist_ok=True)
+            folder = os.open(self._base, os.O_RDONLY)
+        except OSError as error:
+            raise FolderError(_explain(error, self.url, 0)) from error
+        try:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FolderError(
+                    f"{self.url}: another search is at work in this folder; wait for its end, or give another --out"
+                ) from None
+            except OSError:
+                pass  # no locks on this disk
+            yield
+        finally:
+            os.close(folder)
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, None where there is none."""
+        try:
+            if self._remote is None:
+                return os.stat(self._path(name)).st_size
+            info = self._remote.get_file_info(self._path(name))
+        except _ABSENT:
+            return None
+        except _FAULTS as error:
+            raise FolderError(f"{self / name}: cannot be read: {error}") from error
+        return int(info.size) if info.type == pa.fs.FileType.File else None
 
     def tidy(self) -> None:
         """Remove what writers that were killed left half written."""
         if self._remote is not None:
             return  # an object store shows nothing that is not whole
-        for path in Path(self._base).rglob(".*.partial"):
-            with contextlib.suppress(OSError):  # its writer lives, and was quicker
-                if time.time() - path.stat().st_mtime > PARTIAL_SECONDS:
-                    path.unlink()
+        for folder, _, files in os.walk(self._base):  # passes over what cannot be listed
+            for path in (Path(folder) / file for file in files if fnmatch.fnmatch(file, ".*.partial")):
+                with contextlib.suppress(OSError):  # its writer lives, and was quicker
+                    if time.time() - path.stat().st_mtime > PARTIAL_SECONDS:
+                        path.unlink()
 
     def _path(self, name: str) -> str:
         parts = PurePosixPath(name).parts
@@ -138,10 +194,15 @@ def _write_and_rename(path: Path, content: bytes) -> None:
         raise
 
 
-def _explain(error: OSError, where: str, size: int) -> str:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+def _unless_absent(error: OSError) -> None:
+    if not isinstance(error, _ABSENT):
+        raise error
+
+
+def _explain(error: Exception, where: str, size: int) -> str:
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return (
             f"{where}: the disk is full ({size / 1e6:.1f} MB were to be written). "
             "Nothing that was finished is lost: free some space and run the same command again"
         )
-    return f"{where}: cannot be written: {error.strerror or error}"
+    return f"{where}: cannot be written: {getattr(error, 'strerror', None) or error}"

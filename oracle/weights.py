@@ -1,7 +1,7 @@
 """Networks on disk: parents, final weights and winners, in safetensors, one file each."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -64,6 +64,23 @@ def read_winner(folder: Folder, cycle: int, seed: int, lineage: str, max_lr: flo
     return Winner(
         weights=part(tensors, "weights"), masks=part(tensors, "masks"), rewind=part(tensors, "rewind") or None
     )
+
+
+def winners_are_whole(folder: Folder, cycle: int, seeds: Sequence[int]) -> bool:
+    """Whether all winners of a cycle are there, as long as their own first bytes say: a look that reads no weights."""
+    return all(_is_whole(folder, winner_name(cycle, seed)) for seed in seeds)
+
+
+def _is_whole(folder: Folder, name: str) -> bool:
+    size, length = folder.size(name), int.from_bytes(folder.read(name, 8) or b"", "little")
+    if size is None or size < 8 + length:
+        return False
+    try:
+        fields = json.loads((folder.read(name, 8 + length) or b"")[8:])
+        ends = [field["data_offsets"][1] for key, field in fields.items() if key != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return size == 8 + length + max(ends, default=0)
 
 
 def read_final(folder: Folder, cycle: int, commit: str, max_lr: float, masks: State) -> Winner | None:

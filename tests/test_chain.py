@@ -1,6 +1,7 @@
 """The chain on the local executor: parents, packs, growth of the grid, going on with more."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from oracle.data import load_images
 from oracle.errors import ClusterError, DivergedError, ExperimentError, FolderError, NetworkError
 from oracle.experiment import Experiment
 from oracle.intervals import find_interval
-from oracle.records import attempts, lineage, read_oracle, read_trials
+from oracle.records import attempts, lineage, read_experiment, read_oracle, read_trials
 from oracle.storage import Folder
 from oracle.training.parents import Winner, first_parent, next_parent
 from oracle.watch import Watch
@@ -219,6 +220,44 @@ def test_lost_winners_are_trained_once_more_and_nothing_else(tiny: Tiny, tmp_pat
     for path in (tmp_path / "a", tmp_path / "b"):
         assert Folder(path).names("weights") == []
         assert len(Folder(path).names("trials")) == 4, "a cycle was left as it is when it is under way"
+
+
+@pytest.mark.parametrize("damage", ["deleted", "truncated", "not a network", "all deleted"])
+def test_a_finished_run_gets_a_damaged_winner_back(tiny: Tiny, tmp_path: Path, damage: str) -> None:
+    table = run_oracle(tiny(), tmp_path, executor="local")
+    rates = table["max_lr"].to_pylist()
+    before = read_winner(Folder(tmp_path), 1, 0, lineage(rates[:1]), rates[1])
+    path, starts = tmp_path / winner_name(1, 0), trained(tmp_path)
+    if damage == "all deleted":
+        shutil.rmtree(tmp_path / "winners")
+    elif damage == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1] if damage == "truncated" else b"not a network")
+    assert timeless(run_oracle(tiny(), tmp_path, executor="local")) == timeless(table)
+    assert trained(tmp_path) != starts, "nothing was made anew"
+    after = read_winner(Folder(tmp_path), 1, 0, lineage(rates[:1]), rates[1])
+    assert before is not None
+    assert after is not None
+    for name, value in before.weights.items():
+        assert torch.equal(after.weights[name], value)
+    assert len(Folder(tmp_path).names("trials")) == 3
+    assert Folder(tmp_path).names("weights") == Folder(tmp_path).names("parents") == []
+
+
+def test_a_second_search_in_the_same_folder_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    class Searches(Watch):
+        def cycle_starts(self, *, cycle: int, lineage: str, packs: int, trials: int) -> None:
+            with pytest.raises(FolderError, match="another search is at work in this folder"):
+                run_oracle(tiny("seeds=[0, 1, 2]"), tmp_path, executor="local")
+            refused.append(cycle)
+
+    refused: list[int] = []
+    table = run_oracle(tiny(), tmp_path, executor="local", watch=Searches())
+    assert refused == [0, 1, 2]
+    assert read_oracle(tmp_path).equals(table)
+    assert list(read_experiment(Folder(tmp_path)).seeds) == [0, 1]
+    run_oracle(tiny("seeds=[0, 1, 2]", "pruning.cycles=2"), tmp_path, executor="local")
 
 
 def test_plain_and_pack_backends_find_the_same_optima_in_float64(tiny: Tiny, tmp_path: Path) -> None:

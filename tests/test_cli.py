@@ -237,6 +237,36 @@ def test_bad_input_is_a_message_and_never_a_traceback(arguments: list[str], name
     assert not (tmp_path / "out" / "trials").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["search", "digits-mlp", "--out", ""],
+        ["plan", "digits-mlp", "--out", ""],
+        ["plan", "x", "--data", ""],
+        ["show", ""],
+    ],
+)
+def test_an_empty_path_is_refused(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = oracle(*arguments)
+    assert refused.returncode == 2
+    assert "found nothing between the quotes" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_only_ascii_can_be_shown_a_table_is_shown_all_the_same(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "argv", ["oracle", "show", str(run)])
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii"))
+    with pytest.raises(SystemExit) as done:
+        main()
+    sys.stdout.flush()
+    assert done.value.code == 0
+    assert str(run / "oracle.parquet") in shown.getvalue().decode("ascii")
+
+
 @pytest.mark.parametrize("command", ["search", "plan", "show", "presets"])
 def test_help_shows_an_example(command: str) -> None:
     assert f"Example: oracle {command}" in oracle(command, "--help").stdout

@@ -16,6 +16,7 @@ import torch
 import torchvision.datasets
 from PIL import Image
 
+from oracle.checks import pinned
 from oracle.data import load_images
 from oracle.data.images import DeviceImages
 from oracle.data.sources import RawImages, load_raw
@@ -144,10 +145,54 @@ def test_a_missing_column_is_named(tmp_path, fields, named):
     assert named in refusal(tmp_path / "all.parquet")
 
 
-@pytest.mark.parametrize("labels", [["a"] * 5, [0.5] * 5, pa.array([0, 1, None, 0, 1])])
-def test_labels_that_are_no_integers_are_refused(tmp_path, labels):
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [(["a"] * 5, "string"), ([0.5] * 5, "double"), (pa.array([0, 1, None, 0, 1]), "null in 1 rows")],
+)
+def test_labels_that_are_no_integers_are_refused(tmp_path, labels, found):
     write_shard(tmp_path / "all.parquet", map(encoded, noise(5)), labels)
-    assert "column label must hold integers" in refusal(tmp_path / "all.parquet")
+    assert f"column label must hold integers, found {found}" in refusal(tmp_path / "all.parquet")
+
+
+@pytest.mark.parametrize(
+    ("labels", "named"),
+    [
+        ([-1] * 5, "labels must be 0 .. 99999, found -1 .. -1"),
+        ([0, 1, 2, 2**40, 3], "labels must be 0 .. 99999, found 0 .. 1099511627776; larger ones look like identifiers"),
+        (pa.array([0, 1, 2, 2**63, 3], pa.uint64()), "from 0: Integer value 9223372036854775808 not in range"),
+    ],
+)
+def test_labels_that_number_no_classes_are_refused(tmp_path, labels, named):
+    write_shard(tmp_path / "all.parquet", map(encoded, noise(5)), labels)
+    assert named in refusal(tmp_path / "all.parquet")
+
+
+def test_labels_of_any_width_are_read(tmp_path):
+    write_shard(tmp_path / "all.parquet", map(encoded, noise(5)), pa.array([0, 1, 2, 3, 4], pa.uint8()))
+    assert load(tmp_path / "all.parquet").train_labels.dtype == np.int64
+
+
+@pytest.mark.parametrize("source", ["cifar10", "parquet", "folder"])
+def test_a_path_that_cannot_be_looked_at_is_refused(tmp_path, source):
+    experiment = load_experiment("digits-mlp", overrides=[f"data={{source: {source}, path: {tmp_path}/{'x' * 300}}}"])
+    with pytest.raises(DataError, match=r"data\.path \(--data\)[^\0]*File name too long|File name too long"):
+        load_images(experiment, CPU)
+
+
+def test_a_folder_of_shards_that_may_not_be_listed_says_so(tmp_path, monkeypatch):
+    def fail(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.scandir", fail)  # the tests may run as root, whom nothing is denied
+    monkeypatch.setattr("os.listdir", fail)
+    assert refusal(tmp_path) == f"data.path (--data): {tmp_path} cannot be read: Permission denied"
+
+
+@pytest.mark.parametrize("key", ["data.path", "network.weights"])
+def test_a_path_with_a_nul_is_refused(key):
+    experiment = load_experiment("fc-cifar10", overrides=[f'{key}="a\\0b"'])
+    with pytest.raises(Error, match="holds a NUL character"):
+        pinned(experiment)
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,7 @@ def refusal(*overrides):
         ("grid={spacing: explicit, values: [0.1], low: 0.1}", ["grid: an explicit grid takes values alone"]),
         ("grid={low: 1, high: 1.00000000001, points: 3}", ["grid: 3 points", "too close"]),
         ("grid={low: 1, high: 1, points: 1, extend: true}", ["grid: extend needs at least two candidates"]),
+        ("network.weights_sha256=abc", ["network.weights_sha256: found 'abc': expected 64 hexadecimal digits"]),
         # YAML that says something else than it seems to
         ("grid={low: 1e-3, low: 1e-2}", ["key given twice: low"]),
         ("grid={2020-01-01: 1}", ["keys must be words"]),

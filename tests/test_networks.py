@@ -66,6 +66,22 @@ def test_bits_come_from_the_generator_alone(name):
     assert not any(torch.equal(again[key], other[key]) for key in drawn)
 
 
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"num_classes": "10"}, "num_classes is '10', expected a whole number"),
+        ({"num_classes": 2.5}, "num_classes is 2.5"),
+        ({"input_shape": None}, "input_shape is None, expected"),
+        ({"input_shape": ("1", 8, 8)}, "input_shape is"),
+        ({"input_shape": (1, 8.5, 8)}, "input_shape is"),
+        ({"input_shape": (1, 8)}, "input_shape is"),
+    ],
+)
+def test_counts_that_are_no_counts_are_refused(fields, named):
+    with pytest.raises(NetworkError, match=re.escape(named)):
+        build_network("mlp-64x2", **{"num_classes": 10, "input_shape": (1, 8, 8)} | fields)
+
+
 def test_no_generator_means_seed_zero():
     network = build_network("mlp-64x2", num_classes=7, input_shape=(1, 8, 8))
     assert torch.equal(network[1].weight, small("mlp-64x2", seed=0)[1].weight)
@@ -253,6 +269,33 @@ def test_a_checkpoint_with_half_a_head_gets_a_fresh_one(tmp_path, change, says):
     else:
         with pytest.raises(NetworkError, match=says):
             convert_checkpoint(tmp_path / "a.pth", tmp_path / "out", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("classifier.1.weight", torch.tensor(3.0), r"classifier.1.weight has shape \(\), expected \(10, 1280\)"),
+        ("classifier.1.bias", torch.tensor(3.0), r"classifier.1.bias has shape \(\), expected \(10,\)"),
+        ("features.0.1.running_var", torch.full((32,), float("nan")), "features.0.1.running_var holds NaN"),
+        ("features.0.1.bias", torch.full((32,), 1e300, dtype=torch.float64), r"holds NaN or infinity \(1 of "),
+    ],
+)
+def test_a_checkpoint_of_a_wrong_rank_or_without_numbers_is_refused(tmp_path, key, value, says):
+    state = build_network("mobilenetv2", num_classes=10, input_shape=(3, 32, 32)).state_dict()
+    torch.save(state | {key: value}, tmp_path / "a.pth")
+    with pytest.raises(NetworkError, match=says):
+        convert_checkpoint(
+            tmp_path / "a.pth", tmp_path / "out", name="mobilenetv2", num_classes=10, input_shape=(3, 32, 32)
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_home_is_expanded_in_the_paths_of_a_conversion(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    state = build_network("mobilenetv2", num_classes=10, input_shape=(3, 32, 32)).state_dict()
+    torch.save(state, tmp_path / "a.pth")
+    convert_checkpoint("~/a.pth", "~/out", name="mobilenetv2", num_classes=10, input_shape=(3, 32, 32))
+    assert (tmp_path / "out").exists()
 
 
 def test_tensors_that_share_memory_are_converted(tmp_path):

@@ -290,3 +290,15 @@ def test_weight_that_is_computed_is_refused():
 def test_network_without_weights_is_refused():
     with pytest.raises(MaskError, match="Sequential has no weight to prune"):
         next_masks(nn.Sequential(nn.ReLU()), None, method="lamp", rate=0.2)
+
+
+@pytest.mark.parametrize(
+    ("network", "named"),
+    [
+        (nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 3)), r"'0.weight' has no values yet \(lazy\)"),
+        (nn.Linear(4, 3, device="meta"), r"'weight' has no values yet \(on the meta device\)"),
+    ],
+)
+def test_network_without_values_is_refused(network, named):
+    with pytest.raises(MaskError, match=named):
+        next_masks(network, None, method="global_magnitude", rate=0.2)

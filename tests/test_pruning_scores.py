@@ -94,6 +94,44 @@ def test_gradient_of_a_layer_that_is_not_used_is_zero():
     assert scores["out.weight"].any()
 
 
+class Twice(nn.Module):
+    """A layer and a batch norm that are registered under two names each."""
+
+    def __init__(self):
+        super().__init__()
+        self.e = self.f = nn.Linear(6, 6)
+        self.bn = self.bn2 = nn.BatchNorm1d(6)
+        self.o = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.o(self.bn2(self.f(self.bn(self.e(x)))))
+
+
+def test_gradient_leaves_a_module_with_two_names_as_it_was():
+    network = Twice()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    held = [*network.parameters(), *network.buffers()]
+    generator = torch.Generator().manual_seed(0)
+    batch = (torch.randn(5, 6, generator=generator), torch.arange(5) % 3)
+    masks = [next_masks(network, None, method="global_gradient", rate=0.3, batch=batch) for _ in range(2)]
+    assert all(torch.equal(mask, masks[1][name]) for name, mask in masks[0].items())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(now is then for now, then in zip([*network.parameters(), *network.buffers()], held, strict=True))
+    assert network.e.weight is network.f.weight
+
+
+def test_gradient_of_a_module_with_two_names_is_that_of_all_its_uses():
+    network = drawn(Twice())
+    images = torch.randn(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(5) % 3
+    scores = scores_of(gradient, network, batch=(images, labels))
+    F.cross_entropy(network(images), labels).backward()
+    for name in prunable(network):
+        parameter = network.get_parameter(name)
+        # the slopes behind a batch norm nearly cancel: hence atol
+        torch.testing.assert_close(scores[name], (parameter * parameter.grad).abs().detach(), rtol=1e-9, atol=1e-12)
+
+
 def test_lookahead_by_hand():
     # 2 -> 2 -> 1: rows of A have norm^2 5 and 25; columns of B 4 and 9.
     network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))

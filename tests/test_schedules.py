@@ -168,13 +168,13 @@ def test_shape_does_not_depend_on_the_peak(shape, peak):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("peak", [0.0, -0.1, math.nan, math.inf])
+@pytest.mark.parametrize("peak", [0.0, -0.1, math.nan, math.inf, "x", None])
 def test_a_peak_that_is_no_positive_number_is_refused(shape, peak):
     with pytest.raises(ScheduleError, match="max_lr must be a positive number"):
         rates(shape, peak=peak)
 
 
-@pytest.mark.parametrize(("epochs", "steps"), [(0, 5), (5, 0), (-1, 5)])
+@pytest.mark.parametrize(("epochs", "steps"), [(0, 5), (5, 0), (-1, 5), (2.5, 4), (4, "5")])
 def test_a_training_without_steps_is_refused(epochs, steps):
     with pytest.raises(ScheduleError, match="at least one epoch of one step"):
         rates("constant", epochs=epochs, steps=steps)

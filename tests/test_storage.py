@@ -50,8 +50,12 @@ class Bucket(pyarrow.fs.FileSystemHandler):
         return pyarrow.PythonFile(Put(), mode="w")
 
     def get_file_info(self, paths):
-        types = {True: pyarrow.fs.FileType.File, False: pyarrow.fs.FileType.NotFound}
-        return [pyarrow.fs.FileInfo(path, types[path in self.objects]) for path in paths]
+        file, none = pyarrow.fs.FileType.File, pyarrow.fs.FileType.NotFound
+        found = {path: self.objects.get(path) for path in paths}
+        return [
+            pyarrow.fs.FileInfo(path, none if content is None else file, size=content and len(content))
+            for path, content in found.items()
+        ]
 
     def get_file_info_selector(self, selector):
         assert selector.recursive
@@ -91,6 +95,13 @@ def test_what_is_written_is_read(folder):
     assert folder.read("a/b.bin") == b"two"
     folder.write("empty", b"")
     assert folder.read("empty") == b""
+
+
+def test_the_size_and_the_first_bytes_of_a_file_are_told(folder):
+    folder.write("a/b", b"0123456789")
+    assert (folder.size("a/b"), folder.read("a/b", 4)) == (10, b"0123")
+    assert folder.read("a/b", 40) == b"0123456789"
+    assert folder.size("a/c") is None
 
 
 def test_names_are_sorted_and_relative_and_below_a_folder(folder):
@@ -249,3 +260,72 @@ def test_a_folder_travels_to_a_worker(tmp_path):
 def test_a_path_is_shown_once_slashed(tmp_path):
     assert Folder(tmp_path) / "a/b" == f"{tmp_path}/a/b"
     assert Folder("mock:///bucket/run/") / "a/b" == "mock:///bucket/run/a/b"
+
+
+@pytest.fixture(params=[PermissionError(errno.EACCES, "Permission denied"), OSError(errno.EIO, "Input/output error")])
+def broken(request, folder, monkeypatch):
+    """A folder with a file below `a`, which can be neither listed nor removed."""
+    folder.write("a/b.txt", b"x")
+
+    def fail(*args, **kwargs):
+        raise request.param
+
+    for name in ("scandir", "unlink"):
+        monkeypatch.setattr(os, name, fail)
+    for name in ("get_file_info_selector", "delete_file", "delete_dir_contents"):
+        monkeypatch.setattr(Bucket, name, fail)
+    return folder
+
+
+@pytest.mark.parametrize("below", ["", "a"])
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(broken, below):
+    with pytest.raises(FolderError, match=r"cannot be listed: .*(denied|error)"):
+        broken.names(below)
+
+
+def test_a_file_that_cannot_be_removed_is_refused(broken):
+    with pytest.raises(FolderError, match=r"a/b\.txt: cannot be removed"):
+        broken.delete("a/b.txt")
+
+
+def test_what_is_only_tidying_is_left_in_peace(broken):
+    broken.delete_below("a")
+    broken.tidy()
+    assert broken.read("a/b.txt") == b"x"
+
+
+def test_a_folder_that_vanishes_while_it_is_listed_is_empty(tmp_path, monkeypatch):
+    folder, scandir, gone = Folder(tmp_path), os.scandir, []
+    for name in ("a/1", "b/2"):
+        folder.write(name, b"x")
+
+    def vanish(path):
+        if str(path).endswith("/a"):
+            gone.append(path)
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanish)
+    assert folder.names() == ["b/2"]
+    assert gone
+
+
+@pytest.mark.parametrize("url", ["s3://", "gs://"])
+def test_a_location_without_a_bucket_is_refused(url):
+    with pytest.raises(FolderError, match=f"{url}: names no bucket"):
+        Folder(url)
+
+
+@pytest.mark.parametrize("method", ["read", "write", "delete", "names"])
+def test_what_arrow_refuses_is_a_refusal_of_the_folder(method):
+    folder = Folder("mock:///bucket/run")
+    folder._remote = pyarrow.fs.S3FileSystem(anonymous=True, region="us-east-1")
+    folder._base = "/x"  # it begins with a separator, which is refused before anything is asked of the network
+    arguments = ("a", b"x") if method == "write" else ("a",)
+    with pytest.raises(FolderError, match=r"cannot be (read|written|removed|listed): .*separator"):
+        getattr(folder, method)(*arguments)
+
+
+def test_a_path_with_a_nul_is_refused():
+    with pytest.raises(FolderError, match="holds a NUL character"):
+        Folder("a\0b")

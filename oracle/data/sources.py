@@ -5,6 +5,7 @@ Nothing is unpickled but torchvision's own CIFAR files, whose MD5 sums torchvisi
 
 import io
 import json
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from oracle.experiment import Data
 from oracle.storage import expanded
 
 DEFAULT_ROOT = "data"
+MOST_CLASSES = 100_000  # ImageNet-21k has 21,843
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,12 @@ def load_raw(data: Data) -> RawImages:
     """Read a data set whole. Raises DataError, saying what is missing and where it belongs."""
     if data.source not in SOURCES:
         raise DataError(f"data.source {data.source} cannot be read whole; these can: {', '.join(SOURCES)}")
-    return SOURCES[data.source](data)
+    try:
+        return SOURCES[data.source](data)
+    except OSError as error:
+        raise DataError(
+            f"data.path (--data): {data.path or DEFAULT_ROOT} cannot be read: {error.strerror or error}"
+        ) from error
 
 
 def _digits(data: Data) -> RawImages:
@@ -118,10 +125,12 @@ def _parquet(data: Data) -> RawImages:
         if images.shape[1:] != test_images.shape[1:]:
             raise DataError(f"{root}: training images are {images.shape[1:]}, test images {test_images.shape[1:]}")
         parts = (images, labels, test_images, test_labels)
-    num_classes = names or int(max(parts[1].max(), parts[3].max())) + 1
+    most = names or MOST_CLASSES  # unnamed classes are counted by the largest label
     for shown in (parts[1], parts[3]):
-        if shown.min() < 0 or shown.max() >= num_classes:
-            raise DataError(f"{root}: labels must be 0 .. {num_classes - 1}, found {shown.min()} .. {shown.max()}")
+        if shown.min() < 0 or shown.max() >= most:
+            why = "" if names else "; larger ones look like identifiers: is it the right column?"
+            raise DataError(f"{root}: labels must be 0 .. {most - 1}, found {shown.min()} .. {shown.max()}{why}")
+    num_classes = names or int(max(parts[1].max(), parts[3].max())) + 1
     return RawImages(
         train_images=parts[0],
         train_labels=parts[1],
@@ -134,6 +143,8 @@ def _parquet(data: Data) -> RawImages:
 def _shards(root: Path) -> tuple[list[Path], list[Path]]:
     files = sorted(root.rglob("*.parquet"))
     if not files:
+        if root.is_dir():
+            os.listdir(root)  # rglob passes over what it may not list
         raise DataError(f"{root.absolute()}: no .parquet files there; expected train-*.parquet and test-*.parquet")
     train = [file for file in files if file.name.startswith("train")]
     test = [file for file in files if file.name.startswith("test")]
@@ -156,10 +167,8 @@ def _read_shards(files: list[Path], resolution: int | None) -> tuple[np.ndarray,
             raise DataError(f"{file}: is not a readable Parquet file: {error}") from None
         image, label = _column(table, ("img", "image"), file), _column(table, ("label", "fine_label"), file)
         num_names = num_names or _num_class_names(table.schema, label)
+        labels.append(_labels(table[label], label, file))
         images.append(_decode(table[image], file, resolution))
-        if not pa.types.is_integer(table.schema.field(label).type) or table[label].null_count:
-            raise DataError(f"{file}: column {label} must hold integers, found {table.schema.field(label).type}")
-        labels.append(table[label].to_numpy().astype(np.int64))
     shapes = {part.shape[1:] for part in images}
     if len(shapes) > 1:
         raise DataError(f"{files[0].parent}: images differ in shape from file to file: {sorted(shapes)}")
@@ -171,6 +180,18 @@ def _column(table: pa.Table, names: tuple[str, ...], file: Path) -> str:
         if name in table.column_names:
             return name
     raise DataError(f"{file}: expected a column called {' or '.join(names)}, found {', '.join(table.column_names)}")
+
+
+def _labels(column: pa.ChunkedArray, name: str, file: Path) -> np.ndarray:
+    if not pa.types.is_integer(column.type):
+        raise DataError(f"{file}: column {name} must hold integers, found {column.type}")
+    if column.null_count:
+        raise DataError(f"{file}: column {name} must hold integers, found null in {column.null_count} rows")
+    try:
+        labels: np.ndarray = column.cast(pa.int64()).to_numpy()
+    except pa.ArrowInvalid as error:  # uint64 beyond int64
+        raise DataError(f"{file}: column {name} must hold the numbers of classes, from 0: {error}") from None
+    return labels
 
 
 def _num_class_names(schema: pa.Schema, label: str) -> int | None:

@@ -1,7 +1,8 @@
 """The networks, by name. Any of them runs under `torch.func.vmap` over stacked parameters and buffers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from numbers import Integral
 
 import torch
 from torch import nn
@@ -55,10 +56,11 @@ def build_network(
     """
     if name not in NETWORKS:
         raise NetworkError(f"network {name!r} is not known; the known ones are {', '.join(sorted(NETWORKS))}")
-    if num_classes < 2:
-        raise NetworkError(f"network {name!r}: num_classes is {num_classes}, expected at least 2")
-    if len(input_shape) != 3 or min(input_shape) < 1:
-        raise NetworkError(f"network {name!r}: input_shape is {input_shape}, expected (channels, height, width)")
+    if not isinstance(num_classes, Integral) or num_classes < 2:
+        raise NetworkError(f"network {name!r}: num_classes is {num_classes!r}, expected a whole number, at least 2")
+    counts = isinstance(input_shape, Sequence) and all(isinstance(n, Integral) and n >= 1 for n in input_shape)
+    if not counts or len(input_shape) != 3:
+        raise NetworkError(f"network {name!r}: input_shape is {input_shape!r}, expected (channels, height, width)")
     if generator is None:
         generator = torch.Generator().manual_seed(0)
     if generator.device.type != "cpu":

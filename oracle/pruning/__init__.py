@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from oracle.errors import MaskError
 from oracle.pruning.filters import whole_filters
@@ -64,7 +65,7 @@ def next_masks(
     norms' weight and bias; multiply every tensor that has a mask by it.
 
     Raises MaskError for an unknown method, a rate outside (0, 1), masks that do not fit, scores that are NaN, a
-    gradient without a batch, or a network that the method cannot prune.
+    gradient without a batch, or a network that the method cannot prune or whose parameters have no values yet.
 
     >>> network = nn.Linear(5, 1)
     >>> _ = network.weight.data.copy_(torch.tensor([[3.0, -1.0, 2.0, 5.0, -4.0]]))
@@ -76,8 +77,14 @@ def next_masks(
     if not 0 < rate < 1:
         raise MaskError(f"the pruning rate is {rate}, expected a fraction in (0, 1), as 0.2 for 20% a cycle")
     how = METHODS[method]
-    before = checked_masks(network, masks)
     parameters = dict(network.named_parameters())
+    for name, parameter in parameters.items():
+        if is_lazy(parameter) or parameter.is_meta:
+            raise MaskError(
+                f"parameter {name!r} has no values yet ({'lazy' if is_lazy(parameter) else 'on the meta device'}); run "
+                "the network on a batch once, or load its weights, first"
+            )
+    before = checked_masks(network, masks)
     targets = prunable(network, prune_output=prune_output)
     with torch.no_grad():
         weights = {name: torch.where(before[name], parameters[name], 0) for name in prunable(network)}

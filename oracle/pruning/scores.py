@@ -43,7 +43,8 @@ def gradient(network: nn.Module, weights: Weights, masks: Masks, batch: Batch | 
         )
     leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    modes = {module: module.training for module in network.modules()}
+    # functional_call leaves its own tensors behind in a module that is registered under two names.
+    before = {m: (m.training, dict(m._parameters), dict(m._buffers)) for m in network.modules()}
     try:
         for module in network.modules():
             module.training = isinstance(module, nn.modules.batchnorm._BatchNorm)
@@ -57,8 +58,10 @@ def gradient(network: nn.Module, weights: Weights, masks: Masks, batch: Batch | 
             loss = nn.functional.cross_entropy(logits, labels)
             gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
     finally:
-        for module, training in modes.items():
+        for module, (training, own_parameters, own_buffers) in before.items():
             module.training = training
+            module._parameters.update(own_parameters)
+            module._buffers.update(own_buffers)
     return {name: (weights[name] * g).abs() for name, g in zip(leaves, gradients, strict=True)}
 
 

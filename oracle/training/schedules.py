@@ -4,6 +4,7 @@ t: optimiser step from 0; T: steps in all. Lengths in fractions of training or i
 """
 
 from collections.abc import Callable, Mapping
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,12 @@ def learning_rates(schedule: Schedule, *, max_lr: float, epochs: int, steps_per_
 
     Raises ScheduleError where max_lr is not a positive number or a length exceeds the training.
     """
-    if not (np.isfinite(max_lr) and max_lr > 0):
-        raise ScheduleError(f"max_lr must be a positive number, found {max_lr}")
-    if epochs < 1 or steps_per_epoch < 1:
+    if not (isinstance(max_lr, Real) and 0 < max_lr < np.inf):
+        raise ScheduleError(f"max_lr must be a positive number, found {max_lr!r}")
+    if not all(isinstance(count, Integral) and count >= 1 for count in (epochs, steps_per_epoch)):
         raise ScheduleError(
-            f"expected at least one epoch of one step, found {epochs} epochs of {steps_per_epoch} steps"
+            "expected whole numbers, at least one epoch of one step, "
+            f"found {epochs!r} epochs of {steps_per_epoch!r} steps"
         )
     steps = np.arange(epochs * steps_per_epoch, dtype=np.float64)
     return SHAPES[schedule.shape](schedule, max_lr, steps, steps_per_epoch)
