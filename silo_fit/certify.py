@@ -130,13 +130,13 @@ def count_hits(low: Floats, high: Floats, lo: Floats, hi: Floats) -> NDArray[np.
 def found_limits(intervals: Intervals) -> tuple[Floats, Floats]:
     """Scaled limits that count as hit, a little inside the rule."""
     allowed = TOLERANCE - SLACK
-    return intervals.scaled(intervals.lo) - allowed, intervals.scaled(intervals.hi) + allowed
+    return intervals.scaled("lo") - allowed, intervals.scaled("hi") + allowed
 
 
 def bound_limits(intervals: Intervals) -> tuple[Floats, Floats]:
     """Scaled limits for what must not be missed, a little outside the rule."""
     allowed = TOLERANCE + SLACK
-    return intervals.scaled(intervals.lo) - allowed, intervals.scaled(intervals.hi) + allowed
+    return intervals.scaled("lo") - allowed, intervals.scaled("hi") + allowed
 
 
 def constant_hits(intervals: Intervals) -> tuple[int, float]:

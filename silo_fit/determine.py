@@ -11,7 +11,7 @@ and eps and eps + delta are monotone in delta, so only the first and the last de
 
 Over a box of (q, beta) the same lines and ranges, with the generous end of each cycle's shape, give ends that no curve of
 the box exceeds, and show that some boxes hold no such curve. Boxes are split until none could move an end that was reached
-by more than a thousandth of its range, or the work allowed runs out. No curve exceeds what is returned.
+by more than two thousandths of its range, or the work allowed runs out. No curve exceeds what is returned.
 """
 
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ from silo_fit.curve import Floats, shape
 from silo_fit.tables import Intervals
 
 NAMES = ("eps", "delta", "top", "q", "beta")
-FINE = 1e-3  # of a range: how much further out its ends may be than curves that were found
+FINE = 2e-3  # of a range: how much further out its ends may be than curves that were found
 FINEST = 1e-8  # of the largest hi, or of the searched range of q or beta: no end is told finer
 UNBOUNDED = 1000.0  # times the largest hi: a rate that may be larger has no upper bound that means anything
-MOST_EVENTS = 60_000_000  # events that may be sorted
+MOST_EVENTS = 16_000_000  # events that may be sorted
 BATCH = 4  # boxes split at once for each end
 
 # Arrays of 10 ends: of each name the low one, negated, so that larger is further out; then the high one.
@@ -38,7 +38,7 @@ class Determined:
     """Ranges that hold the numbers of every curve with the hits asked for, in the table's unit. None: no upper bound."""
 
     ranges: dict[str, tuple[float, float | None]]
-    tight: dict[str, bool]  # whether curves were found that reach both ends, to a thousandth of the range
+    tight: dict[str, bool]  # whether curves were found that reach both ends, to four thousandths of the range
     points: tuple[tuple[float, float], ...]  # (q, beta) of curves at the ends
 
 
@@ -53,29 +53,34 @@ def determine(
 ) -> Determined:
     """Find the range of each number over all curves with `hits` hits. `start`: (q, beta) of such curves, at least one."""
     size = np.repeat([1.0, 1.0, 1.0, q[1] - q[0], beta[1] - beta[0]], 2)
-    per_box = 8 * len(intervals.cycles) ** 2 + BOX_EVENTS  # two sweeps, of 2K events on each of 2K + 1 lines
-    boxes = _Boxes.of(intervals, np.array([[*q, *beta]], dtype=float), hits)
+    per_sweep = (
+        4 * len(intervals.cycles) ** 2 + BOX_EVENTS // 2
+    )  # 2K events on each of 2K + 1 lines, and what surrounds it
     points = np.array(start, dtype=float)
     ends = _ends_at(intervals, points, hits)
-    reached, outside, num_boxes = ends.max(axis=0), np.full(10, -np.inf), 0
+    boxes = _Boxes.of(intervals, np.empty((0, 4)), hits)
+    halves = _Boxes.of(intervals, np.array([[*q, *beta]], dtype=float), hits)
+    reached, outside, num_sweeps = ends.max(axis=0), np.full(10, -np.inf), 2
     while True:
         fine = np.maximum(FINE * np.repeat(reached[::2] + reached[1::2], 2), FINEST * np.maximum(size, 1e-3))
+        boxes = boxes.and_(halves)
         gain = (boxes.ends - reached) / fine
         is_open = (gain > 1).any(axis=1)
         outside = np.maximum(outside, boxes.only(~is_open).ends.max(axis=0, initial=-np.inf))
         boxes, gain = boxes.only(is_open), gain[is_open]
-        if not len(gain) or num_boxes * per_box > most_events:
+        if not len(gain) or num_sweeps * per_sweep > most_events:
             break
         first = np.argsort(-gain, axis=0, kind="stable")[:BATCH]  # for each end the boxes that may move it furthest
         chosen = np.isin(np.arange(len(gain)), first[np.take_along_axis(gain, first, axis=0) > 1])
         along_q = _cut_across_q(boxes.only(chosen), gain[chosen].argmax(axis=1), size)
         halves = _Boxes.of(intervals, halved(boxes.only(chosen).sides, along_q), hits)
-        middles = (halves.sides[:, ::2] + halves.sides[:, 1::2]) / 2
+        boxes = boxes.only(~chosen)
+        promising = halves.only((halves.ends - reached > fine).any(axis=1)).sides
+        middles = (promising[:, ::2] + promising[:, 1::2]) / 2
         points = np.concatenate([points, middles])
         ends = np.concatenate([ends, _ends_at(intervals, middles, hits)])
         reached = ends.max(axis=0)
-        boxes = boxes.only(~chosen).and_(halves)
-        num_boxes += 2 * int(chosen.sum())
+        num_sweeps += 2 * int(chosen.sum()) + len(middles)
     outer = np.maximum(np.maximum(reached, outside), boxes.ends.max(axis=0, initial=-np.inf)).reshape(5, 2)
     tight = (outer - reached.reshape(5, 2) <= 2 * fine.reshape(5, 2)).all(axis=1)
     units = (intervals.scale, intervals.scale, intervals.scale, 1.0, 1.0)

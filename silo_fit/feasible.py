@@ -27,6 +27,7 @@ Ints = NDArray[np.int64]
 LOSS_DIGITS = 15  # losses that differ by less are equal
 MOST_OPENINGS = 4096  # of cells, for one point: a table of intervals without width has very many
 MOST_BORDERS = 40_000_000  # limits on sides, that are worked out for a picture
+TINY = float(np.finfo(float).tiny)
 STRICT = 1e-10  # a curve is kept this far inside its intervals where it can be: more than the 5e-12 that 11 digits lose
 
 
@@ -120,8 +121,8 @@ def solve(intervals: Intervals, q: float, beta: float) -> Solution:
     tolerant = found_limits(intervals)
     values = shape(intervals.cycles, q, beta, intervals.pruning_rate)
     cells = find_cells(values[None], *tolerant)
-    lo, hi = intervals.scaled(intervals.lo), intervals.scaled(intervals.hi)
-    logs = np.log(intervals.scaled(intervals.max_lr))
+    lo, hi = intervals.scaled("lo"), intervals.scaled("hi")
+    logs = np.log(intervals.scaled("max_lr"))
     strict = (lo + STRICT, hi - STRICT)
     for limits in (strict, tolerant):
         members, eps, delta = _closest(values, logs, cells, limits)
@@ -141,7 +142,7 @@ def solve(intervals: Intervals, q: float, beta: float) -> Solution:
 
 
 def _losses(values: Floats, logs: Floats, members: Bools, eps: Floats, delta: Floats) -> Floats:
-    heights = np.maximum(eps[:, None] + delta[:, None] * values, np.finfo(float).tiny)
+    heights = np.maximum(eps[:, None] + delta[:, None] * values, TINY)
     squares = np.where(members, (np.log(heights) - logs) ** 2, 0.0)
     return np.asarray(squares.sum(axis=1) / members.sum(axis=1))
 
@@ -185,15 +186,23 @@ def _best_on_sides(values: Floats, logs: Floats, members: Bools, sides: Floats) 
     last = np.where(np.isinf(last), first, last)  # no hit cycle has risen there, so the loss stays the same
     from_, to = (end[:, :1] + end[:, 1:] * values for end in (first, last))
     rise = np.where(members, to - from_, 0.0)
-    low, high = np.zeros(len(sides)), np.ones(len(sides))
+    place = np.where(_falls(from_, rise, logs, np.ones(len(sides))), 1.0, 0.0)  # an end, where the best point is one
+    inner = (place == 0) & _falls(from_, rise, logs, place)
+    from_, rise = from_[inner], rise[inner]
+    low, high = np.zeros(len(rise)), np.ones(len(rise))
     for _ in range(40):  # to 1e-12 of a side
         middle = (low + high) / 2
-        heights = np.maximum(from_ + middle[:, None] * rise, np.finfo(float).tiny)
-        falls = ((np.log(heights) - logs) * rise / heights).sum(axis=1) < 0
+        falls = _falls(from_, rise, logs, middle)
         low, high = np.where(falls, middle, low), np.where(falls, high, middle)
-    place = np.where(high == 1, 1.0, low)[:, None]  # the ends themselves, where the best point is an end
-    eps, delta = (first + place * (last - first)).T
+    place[inner] = low
+    eps, delta = (first + place[:, None] * (last - first)).T
     return eps, delta
+
+
+def _falls(from_: Floats, rise: Floats, logs: Floats, place: Floats) -> Bools:
+    """Whether the loss falls along each side, at a place between 0 and 1 on it."""
+    heights = np.maximum(from_ + place[:, None] * rise, TINY)
+    return np.asarray(((np.log(heights) - logs) * rise / heights).sum(axis=1) < 0)
 
 
 def _newton(values: Floats, logs: Floats, members: Bools) -> tuple[Floats, Floats, Bools]:

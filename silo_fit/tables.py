@@ -4,13 +4,14 @@ Everything that cannot be used is refused here, with the cycle or the column nam
 what comes out.
 """
 
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -53,9 +54,9 @@ class Intervals:
         """The largest hi, which the solvers divide by."""
         return float(self.hi.max())
 
-    def scaled(self, rates: Floats) -> Floats:
+    def scaled(self, name: Literal["lo", "max_lr", "hi"]) -> Floats:
         """Rates as the solvers see them: divided by the largest hi, to 11 digits."""
-        return np.array([float(f"{rate:.{DIGITS}g}") for rate in rates / self.scale])
+        return _scaled(self, name)
 
     def margins(self, curve: SiloCurve) -> tuple[Floats, Floats]:
         """Values of a curve, and how far inside each interval they lie (below 0: outside)."""
@@ -65,6 +66,11 @@ class Intervals:
     def inside(self, curve: SiloCurve) -> list[bool]:
         """Which intervals a curve hits: they are closed, and 1e-9 of the largest hi is forgiven."""
         return [bool(margin >= -TOLERANCE * self.scale) for margin in self.margins(curve)[1]]
+
+
+@functools.lru_cache(maxsize=12)  # solvers ask for the same ones again and again
+def _scaled(intervals: Intervals, name: str) -> Floats:
+    return np.array([float(f"{rate:.{DIGITS}g}") for rate in getattr(intervals, name) / intervals.scale])
 
 
 def read_intervals(source: str | Path, *, pruning_rate: float | None = None) -> Intervals:

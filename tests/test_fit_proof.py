@@ -164,7 +164,7 @@ def test_eps_and_delta_are_the_least_squares_in_log_space(seed):
     curve, table = planted(seed, num=8, width=0.25)
     found = solve(table, curve.q, curve.beta)
     values = shape(table.cycles, curve.q, curve.beta, 0.2)
-    lo, hi, best = (table.scaled(rates) for rates in (table.lo, table.hi, table.max_lr))
+    lo, hi, best = (table.scaled(name) for name in ("lo", "hi", "max_lr"))
     assert found.hits == 8
 
     def loss(point):
