@@ -118,27 +118,29 @@ def run_oracle(
         from oracle.search import RayExecutor
 
         trainer = RayExecutor(address=address, slots=slots)
-    with contextlib.ExitStack() as ends:
-        ends.callback(trainer.close)
-        ends.callback(watch.ends)
-        trainer.prove_folder(folder)
-        ends.enter_context(folder.held())
-        folder.put("experiment.yaml", experiment.to_yaml().encode())
-        settings = read_settings(folder)
-        if settings is None:
-            settings = _choose_settings(experiment, _backend(backend, network, trainer.device), trainer, pack_size)
-            folder.write("settings.json", settings.to_json().encode())
-        check_settings(folder, settings, backend=backend, device=trainer.device, pack_size=pack_size)
-        if dict(settings.versions) != versions():
-            watch.says(f"begun with {dict(settings.versions)}, going on with {versions()}: last digits may differ")
-        job = Job(
-            folder=folder,
-            experiment=experiment,
-            settings=settings,
-            keep_weights=carry == "keep",
-            checkpoint_seconds=checkpoint_seconds,
-        )
-        return Chain(job, trainer, raw, images, watch).run()
+    with contextlib.ExitStack() as lock, contextlib.closing(trainer):  # workers end before another search may begin
+        try:
+            lock.enter_context(folder.held())
+            check_folder(folder, experiment)  # again: starting a cluster takes seconds
+            trainer.prove_folder(folder)
+            folder.put("experiment.yaml", experiment.to_yaml().encode())
+            settings = read_settings(folder)
+            if settings is None:
+                settings = _choose_settings(experiment, _backend(backend, network, trainer.device), trainer, pack_size)
+                folder.write("settings.json", settings.to_json().encode())
+            check_settings(folder, settings, backend=backend, device=trainer.device, pack_size=pack_size)
+            if dict(settings.versions) != versions():
+                watch.says(f"begun with {dict(settings.versions)}, going on with {versions()}: last digits may differ")
+            job = Job(
+                folder=folder,
+                experiment=experiment,
+                settings=settings,
+                keep_weights=carry == "keep",
+                checkpoint_seconds=checkpoint_seconds,
+            )
+            return Chain(job, trainer, raw, images, watch).run()
+        finally:
+            watch.ends()
 
 
 def fair_pack_size(num_candidates: int, num_seeds: int, slots: int, backend: Backend, device: str = "cpu") -> int:

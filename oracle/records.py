@@ -144,7 +144,9 @@ def trials_of_cycle(folder: Folder, cycle: int, chain: str) -> pa.Table:
 def _of_chain(tables: Iterable[pa.Table], chain: str) -> pa.Table:
     table = pa.concat_tables([TRIALS.empty_table(), *tables])
     table = table.filter(pc.equal(table["lineage"], chain))
-    table = table.sort_by([("max_lr", "ascending"), ("seed", "ascending"), ("commit", "ascending")])
+    table = table.sort_by(
+        [("max_lr", "ascending"), ("seed", "ascending"), ("commit", "ascending"), ("seconds", "ascending")]
+    )
     keys = list(zip(table["max_lr"].to_pylist(), table["seed"].to_pylist(), strict=True))
     first = [index for index, key in enumerate(keys) if index == 0 or key != keys[index - 1]]
     return table.take(pa.array(first, pa.int64()))

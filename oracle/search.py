@@ -331,13 +331,13 @@ def _check_listens(address: str) -> None:
             "--address http://HEAD:8265 -- oracle search ... --address auto"
         )
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not (port.isascii() and port.isdigit()):
         raise ClusterError(f"--address {address}: expected local, auto or HOST:PORT")
     try:
         with socket.create_connection((host, int(port)), timeout=5) as connection:
             connection.sendall(HTTP2_HELLO)
             answer = connection.recv(9)  # the head of a frame; its type is at 3
-    except OSError as error:
+    except (OSError, UnicodeError, OverflowError) as error:  # the last two: no name or port that can be
         raise ClusterError(
             f"no Ray cluster answers at {address} ({error}); `ray status --address {address}` on the head node shows it"
         ) from None
@@ -352,9 +352,11 @@ def _check_listens(address: str) -> None:
 def _own_signals() -> Iterator[None]:
     """Ray puts a handler of its own on SIGTERM, which prints a C++ stack; ours stays."""
     handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager

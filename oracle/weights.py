@@ -78,9 +78,9 @@ def _is_whole(folder: Folder, name: str) -> bool:
     try:
         fields = json.loads((folder.read(name, 8 + length) or b"")[8:])
         ends = [field["data_offsets"][1] for key, field in fields.items() if key != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return bool(size == 8 + length + max(ends, default=0))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return False
-    return size == 8 + length + max(ends, default=0)
 
 
 def read_final(folder: Folder, cycle: int, commit: str, max_lr: float, masks: State) -> Winner | None:

@@ -62,7 +62,10 @@ def determine(
     halves = _Boxes.of(intervals, np.array([[*q, *beta]], dtype=float), hits)
     reached, outside, num_sweeps = ends.max(axis=0), np.full(10, -np.inf), 2
     while True:
-        fine = np.maximum(FINE * np.repeat(reached[::2] + reached[1::2], 2), FINEST * np.maximum(size, 1e-3))
+        span = (
+            np.where(reached[1::2] < UNBOUNDED, reached[1::2], 0.0) + reached[::2]
+        )  # from 0 where there is no upper end
+        fine = np.maximum(FINE * np.repeat(np.abs(span), 2), FINEST * np.maximum(size, 1e-3))
         boxes = boxes.and_(halves)
         gain = (boxes.ends - reached) / fine
         is_open = (gain > 1).any(axis=1)

@@ -162,8 +162,8 @@ def _closest(values: Floats, logs: Floats, cells: Cells, limits: tuple[Floats, F
         known = converged & ((heights > 0) | ~members).all(axis=1)
     found = [(members[free], eps[free], delta[free])]
     least = np.round(np.where(known, _losses(values, logs, members, eps, delta), 0.0), LOSS_DIGITS)
-    best = least[free].min(initial=np.inf)
-    rest = np.flatnonzero(~free)
+    best = least[free & known].min(initial=np.inf)
+    rest = np.flatnonzero(~(free & known))
     rest = rest[np.lexsort((start[rest], least[rest]))]
     step = max(1, CHUNK // (2 * len(values) ** 2))
     for first in range(0, len(rest), step):

@@ -11,11 +11,13 @@ import pyarrow as pa
 import pytest
 import torch
 
+import oracle.chain
 from oracle.chain import fair_pack_size, plan_packs, run_oracle
 from oracle.data import load_images
 from oracle.errors import ClusterError, DivergedError, ExperimentError, FolderError, NetworkError
 from oracle.experiment import Experiment
 from oracle.intervals import find_interval
+from oracle.local import LocalExecutor
 from oracle.records import attempts, lineage, read_experiment, read_oracle, read_trials
 from oracle.storage import Folder
 from oracle.training.parents import Winner, first_parent, next_parent
@@ -258,6 +260,23 @@ def test_a_second_search_in_the_same_folder_is_refused(tiny: Tiny, tmp_path: Pat
     assert read_oracle(tmp_path).equals(table)
     assert list(read_experiment(Folder(tmp_path)).seeds) == [0, 1]
     run_oracle(tiny("seeds=[0, 1, 2]", "pruning.cycles=2"), tmp_path, executor="local")
+
+
+def test_a_run_that_began_meanwhile_is_not_taken_over(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starting a cluster takes seconds; another experiment may run in the folder until the lock is taken."""
+    begun: list[pa.Table] = []
+
+    def slow(*args: Any, **kwargs: Any) -> LocalExecutor:
+        monkeypatch.undo()
+        begun.append(run_oracle(tiny("training.epochs=2"), tmp_path, executor="local"))
+        return LocalExecutor(*args, **kwargs)
+
+    monkeypatch.setattr(oracle.chain, "LocalExecutor", slow)
+    with pytest.raises(FolderError, match=r"training\.epochs"):
+        run_oracle(tiny(), tmp_path, executor="local")
+    assert read_oracle(tmp_path).equals(begun[0])
 
 
 def test_plain_and_pack_backends_find_the_same_optima_in_float64(tiny: Tiny, tmp_path: Path) -> None:

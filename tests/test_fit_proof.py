@@ -303,6 +303,33 @@ def test_delta_has_no_upper_bound_where_no_hit_cycle_has_risen():
     assert limits.ranges["eps"][1] == pytest.approx(0.05, abs=1e-9)
 
 
+def test_the_closest_of_several_cells_is_found_where_intervals_reach_far_above_their_optima():
+    """Newton's method ends nowhere in one cell here; a loss of 0.3744 is in another, as a dense search of it shows."""
+    table = intervals_of(
+        [3, 4, 5, 9, 10, 11],
+        [0.0297449911, 0.0267132006, 0.0076427603, 0.0908073731, 0.0145955789, 0.0134578674],
+        [0.1133433655, 0.0267132006, 0.0084642936, 0.2096270681, 0.0451179762, 0.0140038780],
+        [0.1133433655, 0.1487824430, 0.0212155876, 0.2096270681, 0.0451179762, 0.0200307389],
+    )
+    found = solve(table, 0.4166566141361838, 5.272618677269348)
+    assert found.hits == 3
+    assert found.loss == pytest.approx(0.3744, abs=1e-4)
+
+
+def test_the_low_end_is_told_finely_where_there_is_no_high_one():
+    table = intervals_of([1, 2], [0.018, 0.329], [0.018, 0.34], [0.018, 0.348])
+    limits = determine(table, hits=2, start=[(1.0, 5.0)], q=Q, beta=BETA)
+    reached = min(
+        found.delta * table.scale
+        for q in np.linspace(0, 1, 21)
+        for beta in np.linspace(3, 6, 13)
+        if (found := solve(table, q, beta)).hits == 2
+    )
+    low, high = limits.ranges["delta"]
+    assert high is None
+    assert 0.9 * reached < low <= reached  # solve goes through the optima; the range to the intervals' ends
+
+
 def test_many_intervals_without_width_are_fitted():
     """Hundreds of sets of cycles tie: all that may hold the best curve are looked at, and no more."""
     rng = np.random.default_rng(0)

@@ -173,7 +173,12 @@ def test_no_cluster_at_the_address_is_said_within_seconds(tmp_path: Path) -> Non
         port = server.getsockname()[1]
         with pytest.raises(ClusterError, match=f"127.0.0.1:{port} is no Ray head"):
             run_oracle(experiment, tmp_path, executor="ray", address=f"127.0.0.1:{port}")
-    for address, way_out in [("ray://head:10001", "ray job submit"), ("nowhere", "HOST:PORT")]:
+    for address, way_out in [
+        ("ray://head:10001", "ray job submit"),
+        ("nowhere", "HOST:PORT"),
+        ("localhost:²", "HOST:PORT"),
+        ("x..y:1", "no Ray"),
+    ]:
         with pytest.raises(ClusterError, match=way_out):
             run_oracle(experiment, tmp_path, executor="ray", address=address)
 

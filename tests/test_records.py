@@ -399,6 +399,15 @@ def test_no_row_is_lost_or_missed_while_another_search_merges(tmp_path, work, af
     assert trials_of_cycle(folder, 0, DENSE)["seed"].to_pylist() == [0, 1, 2]
 
 
+def test_of_a_trial_told_twice_the_same_row_stays_in_whatever_order_it_is_found(tmp_path):
+    for turn in range(6):  # names of commits are random, so orders differ
+        folder = Folder(tmp_path / str(turn))
+        for seconds in (0.2, 0.1, 0.3):
+            commit_trials(folder, [trial(seconds=seconds)])
+        merge_trials(folder, 0, DENSE)
+        assert trials_of_cycle(folder, 0, DENSE)["seconds"].to_pylist() == [0.1]
+
+
 # Attempts
 
 
