@@ -1,5 +1,4 @@
-"""What the intervals determine: the curves that hit the most, the one among them closest to the optima, and their
-spread.
+"""The curves that hit the most intervals for one (q, beta): the one closest to the optima, and the extreme ones.
 
 For one (q, beta) the curves that hit a given set of intervals form a convex polygon in (eps, delta), a *cell*: one
 strip a cycle, cut by eps >= 0 and delta >= 0. The most hits may be reached in several cells. `find_cells` takes them
