@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -100,24 +101,21 @@ def plan(
     parent = first_parent(experiment, experiment.seeds[0], images)
     network = parent_network(experiment, experiment.seeds[0], images, parent)
     state: int = sum(value.numel() * value.element_size() for value in network.state_dict().values())
-    masked = state + sum(mask.numel() for mask in parent.masks.values())
-    under_way = timed.slots * together * (1 + OPTIMIZER_COPIES[experiment.optimizer.name]) * state  # checkpoints
-
-    def fullest(finals: int) -> int:
-        """Bytes at the end of the last cycle, or of the first, whose networks come with copies to rewind to."""
-        rewind = state if experiment.pruning.rewind_step else 0
-        last = cycles * seeds * masked + seeds * rewind + finals * state
-        first = seeds * (masked + rewind) + finals * (state + rewind) + timed.slots * together * rewind
-        return max(first, last) + seeds * masked + under_way
-
+    fullest = partial(
+        _fullest,
+        experiment,
+        state=state,
+        masks=sum(mask.numel() for mask in parent.masks.values()),
+        at_once=timed.slots * together,
+    )
     return Plan(
         name=experiment.name,
         trainings=trainings,
         trainings_retrain=trainings + cycles * seeds * together,
         trainings_done=done,
         steps=trainings * steps_per_training,
-        disk_bytes=fullest(num_candidates * seeds),
-        disk_bytes_retrain=fullest(seeds * together),
+        disk_bytes=fullest(finals=num_candidates * seeds),
+        disk_bytes_retrain=fullest(finals=seeds * together),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         steps_per_training=steps_per_training,
         backend=timed.backend,
@@ -127,6 +125,19 @@ def plan(
         seconds_per_training=timed.seconds,
         hours=wall / 3600,
     )
+
+
+def _fullest(experiment: Experiment, *, state: int, masks: int, at_once: int, finals: int) -> int:
+    """Bytes at the end of the last cycle, or of the first, whose networks come with copies to rewind to.
+
+    `state`, `masks`: bytes of one network's; `at_once`: trainings under way; `finals`: networks kept until a cycle ends.
+    """
+    seeds, cycles = len(experiment.seeds), experiment.pruning.cycles + 1
+    masked, rewind = state + masks, state if experiment.pruning.rewind_step else 0
+    last = cycles * seeds * masked + seeds * rewind + finals * state
+    first = seeds * (masked + rewind) + finals * (state + rewind) + at_once * rewind
+    checkpoints = at_once * (1 + OPTIMIZER_COPIES[experiment.optimizer.name]) * state
+    return max(first, last) + seeds * masked + checkpoints
 
 
 def _done(experiment: Experiment, folder: Folder) -> int:

@@ -11,7 +11,8 @@ and eps and eps + delta are monotone in delta, so only the first and the last de
 
 Over a box of (q, beta) the same lines and ranges, with the generous end of each cycle's shape, give ends that no curve of
 the box exceeds, and show that some boxes hold no such curve. Boxes are split until none could move an end that was reached
-by more than two thousandths of its range, or the work allowed runs out. No curve exceeds what is returned.
+by more than two thousandths of its range, or the work allowed runs out, which `tight` tells. No curve exceeds what is
+returned.
 """
 
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from silo_fit.tables import Intervals
 NAMES = ("eps", "delta", "top", "q", "beta")
 FINE = 2e-3  # of a range: how much further out its ends may be than curves that were found
 FINEST = 1e-8  # of the largest hi, or of the searched range of q or beta: no end is told finer
+NARROWEST = 1e-3  # a range of q or beta that is narrower, or one value, counts as this wide
 UNBOUNDED = 1000.0  # times the largest hi: a rate that may be larger has no upper bound that means anything
 MOST_EVENTS = 16_000_000  # events that may be sorted
 BATCH = 4  # boxes split at once for each end
@@ -52,20 +54,18 @@ def determine(
     most_events: int = MOST_EVENTS,
 ) -> Determined:
     """Find the range of each number over all curves with `hits` hits. `start`: (q, beta) of such curves, at least one."""
-    size = np.repeat([1.0, 1.0, 1.0, q[1] - q[0], beta[1] - beta[0]], 2)
-    per_sweep = (
-        4 * len(intervals.cycles) ** 2 + BOX_EVENTS // 2
-    )  # 2K events on each of 2K + 1 lines, and what surrounds it
+    size = np.array([1.0, 1.0, 1.0, max(q[1] - q[0], NARROWEST), max(beta[1] - beta[0], NARROWEST)])
+    per_sweep = 4 * len(intervals.cycles) ** 2 + BOX_EVENTS // 2  # 2K events on each of 2K + 1 lines, and the rest
     points = np.array(start, dtype=float)
     ends = _ends_at(intervals, points, hits)
     boxes = _Boxes.of(intervals, np.empty((0, 4)), hits)
     halves = _Boxes.of(intervals, np.array([[*q, *beta]], dtype=float), hits)
     reached, outside, num_sweeps = ends.max(axis=0), np.full(10, -np.inf), 2
     while True:
-        span = (
-            np.where(reached[1::2] < UNBOUNDED, reached[1::2], 0.0) + reached[::2]
-        )  # from 0 where there is no upper end
-        fine = np.maximum(FINE * np.repeat(np.abs(span), 2), FINEST * np.maximum(size, 1e-3))
+        upper = np.where(
+            reached[1::2] < UNBOUNDED, reached[1::2], 0.0
+        )  # no upper end: the lower one is its own measure
+        fine = np.repeat(np.maximum(FINE * np.abs(upper + reached[::2]), FINEST * size), 2)
         boxes = boxes.and_(halves)
         gain = (boxes.ends - reached) / fine
         is_open = (gain > 1).any(axis=1)
@@ -75,15 +75,15 @@ def determine(
             break
         first = np.argsort(-gain, axis=0, kind="stable")[:BATCH]  # for each end the boxes that may move it furthest
         chosen = np.isin(np.arange(len(gain)), first[np.take_along_axis(gain, first, axis=0) > 1])
-        along_q = _cut_across_q(boxes.only(chosen), gain[chosen].argmax(axis=1), size)
-        halves = _Boxes.of(intervals, halved(boxes.only(chosen).sides, along_q), hits)
-        boxes = boxes.only(~chosen)
+        split, boxes = boxes.only(chosen), boxes.only(~chosen)
+        along_q = _cut_across_q(split, gain[chosen].argmax(axis=1) // 2, size)
+        halves = _Boxes.of(intervals, halved(split.sides, along_q), hits)
         promising = halves.only((halves.ends - reached > fine).any(axis=1)).sides
         middles = (promising[:, ::2] + promising[:, 1::2]) / 2
         points = np.concatenate([points, middles])
         ends = np.concatenate([ends, _ends_at(intervals, middles, hits)])
         reached = ends.max(axis=0)
-        num_sweeps += 2 * int(chosen.sum()) + len(middles)
+        num_sweeps += 2 * len(split.sides) + len(middles)
     outer = np.maximum(np.maximum(reached, outside), boxes.ends.max(axis=0, initial=-np.inf)).reshape(5, 2)
     tight = (outer - reached.reshape(5, 2) <= 2 * fine.reshape(5, 2)).all(axis=1)
     units = (intervals.scale, intervals.scale, intervals.scale, 1.0, 1.0)
@@ -123,12 +123,11 @@ class _Boxes:
         )
 
 
-def _cut_across_q(boxes: _Boxes, end: NDArray[np.int64], size: Floats) -> Bools:
+def _cut_across_q(boxes: _Boxes, name: NDArray[np.int64], size: Floats) -> Bools:
     """Where the shapes move most, but a box that is open for its own q or beta is not left longer that way."""
-    q, beta = ((boxes.sides[:, 1::2] - boxes.sides[:, ::2]) / np.maximum(size[[7, 9]], np.finfo(float).tiny)).T
-    return np.where(
-        (end >= 6) & (end < 8) & (q >= beta), True, np.where((end >= 8) & (beta >= q), False, boxes.along_q)
-    )
+    q, beta = ((boxes.sides[:, 1::2] - boxes.sides[:, ::2]) / size[3:]).T
+    for_q, for_beta = name == NAMES.index("q"), name == NAMES.index("beta")
+    return np.where(for_q & (q >= beta), True, np.where(for_beta & (beta >= q), False, boxes.along_q))
 
 
 def _ends_at(intervals: Intervals, points: Floats, hits: int) -> Floats:
