@@ -16,7 +16,7 @@ from oracle.errors import BudgetError, Error, FolderError
 from oracle.experiment import Experiment, load_experiment, preset_names
 
 if TYPE_CHECKING:
-    from oracle.plan import Plan
+    from oracle.search.estimate import Plan
 
 app = typer.Typer(
     add_completion=False,
@@ -99,8 +99,8 @@ def search(
     out = out or f"runs/{experiment.name}"
     if max_hours is not None:
         _check_budget(_plan(experiment, executor, address, slots, backend, pack_size, out), max_hours)
-    from oracle.chain import run_oracle
-    from oracle.live import LiveView
+    from oracle.search.chain import run_oracle
+    from oracle.view.terminal import LiveView
 
     # The stream itself: while Ray trains, the names sys.stdout and sys.stderr lead nowhere.
     view = LiveView(Console(file=sys.stderr, highlight=False, markup=False, emoji=False))
@@ -152,7 +152,7 @@ def plan_(
     found = _plan(experiment, executor, address, slots, backend, pack_size, out)
     if max_hours is not None:
         _check_budget(found, max_hours)
-    from oracle.live import duration, extent
+    from oracle.view.terminal import duration, extent
 
     if as_json:
         print(json.dumps(asdict(found), indent=2))
@@ -189,7 +189,7 @@ def presets(as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps([{"name": it.name, "trainings": it.num_trainings} for it in shipped], indent=2))
         return
-    from oracle.live import extent
+    from oracle.view.terminal import extent
 
     width = max(len(it.name) for it in shipped)
     console = _console()
@@ -211,7 +211,7 @@ def convert(
     out: Annotated[str, typer.Option(help="The safetensors file to write, for network.weights.", callback=_not_empty)],
 ) -> None:
     """Turn a torchvision checkpoint into the weights that a search can start from."""
-    from oracle.pretrained import convert_checkpoint
+    from oracle.networks.pretrained import convert_checkpoint
     from oracle.storage import expanded
 
     changes = convert_checkpoint(checkpoint, out, name=network, num_classes=classes, input_shape=(3, side, side))
@@ -264,7 +264,7 @@ def _plan(
     pack_size: int | None,
     out: str | None,
 ) -> "Plan":
-    from oracle.plan import plan
+    from oracle.search.estimate import plan
 
     return plan(
         experiment,
@@ -278,7 +278,7 @@ def _plan(
 
 
 def _check_budget(found: "Plan", max_hours: float) -> None:
-    from oracle.live import duration
+    from oracle.view.terminal import duration
 
     if found.hours > max_hours:
         raise BudgetError(
@@ -293,10 +293,10 @@ def _where(found: "Plan") -> str:
 
 
 def _show(out: str, as_json: bool, notes: list[str]) -> None:
-    from oracle.live import cycle_table
-    from oracle.picture import draw
-    from oracle.records import read_experiment, read_oracle, read_trials
+    from oracle.runs.tables import read_experiment, read_oracle, read_trials
     from oracle.storage import Folder
+    from oracle.view.plots import draw
+    from oracle.view.terminal import cycle_table
 
     folder = Folder(out)
     table, trials = read_oracle(folder), read_trials(folder)

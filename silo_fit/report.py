@@ -38,7 +38,7 @@ PARAMETERS = {"eps": "eps", "delta": "delta", "top": "eps + delta", "q": "q", "b
 
 def find_trials(source: str) -> "pyarrow.Table | None":
     """Read the trials of a search's folder, or of the folder of its oracle.parquet; None where there are none."""
-    from oracle.records import read_trials
+    from oracle.runs.tables import read_trials
 
     folder, _, name = source.rpartition("/")
     own = name == "oracle.parquet"

@@ -11,18 +11,18 @@ import pyarrow as pa
 import pytest
 import torch
 
-import oracle.chain
-from oracle.chain import fair_pack_size, plan_packs, run_oracle
+import oracle.search.chain
 from oracle.data import load_images
 from oracle.errors import ClusterError, DivergedError, ExperimentError, FolderError, NetworkError
+from oracle.events import Watch
+from oracle.execution.local import LocalExecutor
 from oracle.experiment import Experiment
-from oracle.intervals import find_interval
-from oracle.local import LocalExecutor
-from oracle.records import attempts, lineage, read_experiment, read_oracle, read_trials
+from oracle.runs.networks import read_winner, winner_name
+from oracle.runs.tables import attempts, lineage, read_experiment, read_oracle, read_trials
+from oracle.search.chain import fair_pack_size, plan_packs, run_oracle
+from oracle.search.intervals import find_interval
 from oracle.storage import Folder
 from oracle.training.parents import Winner, first_parent, next_parent
-from oracle.watch import Watch
-from oracle.weights import read_winner, winner_name
 
 Tiny = Callable[..., Experiment]
 
@@ -273,7 +273,7 @@ def test_a_run_that_began_meanwhile_is_not_taken_over(
         begun.append(run_oracle(tiny("training.epochs=2"), tmp_path, executor="local"))
         return LocalExecutor(*args, **kwargs)
 
-    monkeypatch.setattr(oracle.chain, "LocalExecutor", slow)
+    monkeypatch.setattr(oracle.search.chain, "LocalExecutor", slow)
     with pytest.raises(FolderError, match=r"training\.epochs"):
         run_oracle(tiny(), tmp_path, executor="local")
     assert read_oracle(tmp_path).equals(begun[0])

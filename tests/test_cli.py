@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 from faults import SLOW, start
 
-from oracle.chain import run_oracle
 from oracle.cli import main
 from oracle.errors import FolderError
+from oracle.events import Watch
 from oracle.experiment import Experiment, preset_names
-from oracle.live import LiveView, cells_of
-from oracle.plan import plan
-from oracle.watch import Watch
+from oracle.search.chain import run_oracle
+from oracle.search.estimate import plan
+from oracle.view.terminal import LiveView, cells_of
 
 Tiny = Callable[..., Experiment]
 TINY = [

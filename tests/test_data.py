@@ -16,12 +16,12 @@ import torch
 import torchvision.datasets
 from PIL import Image
 
-from oracle.checks import pinned
 from oracle.data import load_images
 from oracle.data.images import DeviceImages
 from oracle.data.sources import RawImages, load_raw
 from oracle.errors import DataError, Error
 from oracle.experiment import Data, load_experiment
+from oracle.search.preflight import pinned
 
 CPU = torch.device("cpu")
 C, H, W = 3, 6, 5

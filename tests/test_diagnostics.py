@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from oracle.chain import run_oracle
+from oracle.analysis.diagnostics import BATCH, DIAGNOSTICS, diagnose, read_diagnostics
 from oracle.data import load_images
-from oracle.diagnostics import BATCH, DIAGNOSTICS, diagnose, read_diagnostics
 from oracle.errors import FolderError
-from oracle.records import lineage, read_trials
+from oracle.runs.networks import read_winner
+from oracle.runs.tables import lineage, read_trials
+from oracle.search.chain import run_oracle
 from oracle.storage import Folder
 from oracle.training.parents import Winner, first_parent, fresh_network, next_parent, parent_network
-from oracle.weights import read_winner
 
 CPU = torch.device("cpu")
 NET = ("1.weight", "3.weight", "5.weight")  # of mlp-64x2

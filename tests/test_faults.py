@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from faults import SLOW, checkpointed, command, finish, kill, rows_there, start, started_since, timeless, until
 
-import oracle.work
-from oracle.chain import run_oracle
+import oracle.execution.worker
 from oracle.errors import FolderError, TrialError
+from oracle.events import Watch
 from oracle.experiment import Experiment, load_experiment
-from oracle.records import attempts, read_oracle, read_trials
+from oracle.runs.tables import attempts, read_oracle, read_trials
+from oracle.search.chain import run_oracle
 from oracle.storage import Folder
-from oracle.watch import Watch
 
 Tiny = Callable[..., Experiment]
 
@@ -75,7 +75,7 @@ def test_interrupt_says_how_to_go_on_and_shows_no_traceback(tmp_path: Path) -> N
 
 def _stop_in_the_last_cycle(experiment: Experiment, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run until the rows of cycle 2 are there, and break off before it is chosen."""
-    import oracle.chain
+    import oracle.search.chain
 
     choose = oracle.chain.find_interval
 
@@ -85,7 +85,7 @@ def _stop_in_the_last_cycle(experiment: Experiment, out: Path, monkeypatch: pyte
             raise KeyboardInterrupt
         return row
 
-    monkeypatch.setattr(oracle.chain, "find_interval", stop)
+    monkeypatch.setattr(oracle.search.chain, "find_interval", stop)
     with pytest.raises(KeyboardInterrupt):
         run_oracle(experiment, out, executor="local")
     monkeypatch.undo()
@@ -185,7 +185,7 @@ def test_a_crash_names_search_cycle_max_lr_and_seed(
             raise RuntimeError("device-side assert")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(oracle.work, "run_trainer", crash)
+    monkeypatch.setattr(oracle.execution.worker, "run_trainer", crash)
     with pytest.raises(
         TrialError, match=r"search digits-mlp, cycle 1, seed 1, max_lr 0\.02, 0\.1, 0\.4: .*device-side"
     ):

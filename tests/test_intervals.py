@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oracle.errors import DivergedError, TableError
-from oracle.intervals import find_interval
+from oracle.search.intervals import find_interval
 
 IMAGES = 1000
 

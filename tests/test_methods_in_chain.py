@@ -6,19 +6,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from oracle.chain import run_oracle
 from oracle.cli import main
 from oracle.data import load_images
 from oracle.errors import DataError, ExperimentError, FolderError, MaskError, NetworkError
+from oracle.events import Watch
 from oracle.experiment import load_experiment
 from oracle.networks import build_network
-from oracle.pretrained import load_weights
+from oracle.networks.pretrained import load_weights
 from oracle.pruning import METHODS, next_masks
-from oracle.records import lineage, read_experiment, read_oracle, read_trials
+from oracle.runs.networks import read_winner
+from oracle.runs.tables import lineage, read_experiment, read_oracle, read_trials
+from oracle.search.chain import run_oracle
 from oracle.storage import Folder
 from oracle.training.parents import fresh_network
-from oracle.watch import Watch
-from oracle.weights import read_winner
 
 CPU = torch.device("cpu")
 NARROW = (

@@ -13,7 +13,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from oracle.errors import NetworkError
 from oracle.networks import NETWORKS, build_network
-from oracle.pretrained import convert_checkpoint, load_weights
+from oracle.networks.pretrained import convert_checkpoint, load_weights
 from oracle.pruning.layers import prunable
 
 torch.set_num_threads(1)

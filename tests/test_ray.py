@@ -29,14 +29,14 @@ from faults import (
     until,
 )
 
-from oracle.chain import run_oracle
 from oracle.errors import ClusterError, FolderError, TrialError
+from oracle.events import Watch
+from oracle.execution.ray_tune import RayExecutor
+from oracle.execution.worker import Job, Pack, Settings
 from oracle.experiment import load_experiment
-from oracle.records import attempts, read_oracle, read_trials
-from oracle.search import RayExecutor
+from oracle.runs.tables import attempts, read_oracle, read_trials
+from oracle.search.chain import run_oracle
 from oracle.storage import Folder
-from oracle.watch import Watch
-from oracle.work import Job, Pack, Settings
 
 TWO_SLOTS = ("--slots", "2", "--pack-size", "3")
 
@@ -140,7 +140,7 @@ def test_one_process_may_search_again(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_process_connected_to_ray_already_is_told_so(tmp_path: Path) -> None:
     code = (
         "import ray; ray.init(address='local', num_cpus=1, include_dashboard=False, log_to_driver=False)\n"
-        "from oracle.chain import run_oracle; from oracle.experiment import load_experiment\n"
+        "from oracle.search.chain import run_oracle; from oracle.experiment import load_experiment\n"
         f"try: run_oracle(load_experiment('digits-mlp'), {str(tmp_path / 'out')!r})\n"
         "except Exception as error: print(type(error).__name__, error, ray.is_initialized())\n"
         "ray.shutdown()"

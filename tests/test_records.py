@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oracle.errors import FolderError
-from oracle.intervals import find_interval
-from oracle.records import (
+from oracle.runs.tables import (
     ORACLE,
     TRIALS,
     UNITS,
@@ -33,6 +32,7 @@ from oracle.records import (
     trials_of_cycle,
     write_oracle,
 )
+from oracle.search.intervals import find_interval
 from oracle.storage import Folder
 
 DENSE = lineage([])

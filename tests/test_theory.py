@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from oracle.analysis.theory import DomainError, activation_bound, energy_kept, learning_rate_bound
 from oracle.errors import Error
-from oracle.theory import DomainError, activation_bound, energy_kept, learning_rate_bound
 
 SETTING = {"sigma_x": 1.3, "sigma_w": 0.2, "p": 0.2, "d": 300}
 

@@ -20,11 +20,11 @@ from oracle.experiment import Adam, Rmsprop, Sgd
 from oracle.networks import build_network
 from oracle.pruning import next_masks
 from oracle.pruning.masks import masked, weights_remaining
-from oracle.records import TRIALS
-from oracle.training import check_rewind_step, choose_backend, make_trainer, run_trainer
+from oracle.runs.tables import TRIALS
 from oracle.training.loop import DIVERGED_LOSS, train_candidates
 from oracle.training.optimizers import UPDATES, plain_optimizer
 from oracle.training.parents import Parent, first_parent, fresh_network
+from oracle.training.train import check_rewind_step, choose_backend, make_trainer, run_trainer
 
 CPU = torch.device("cpu")
 train = functools.partial(training.train, device=CPU)  # wherever there is a GPU too: bits are compared

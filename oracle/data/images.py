@@ -13,7 +13,7 @@ from torch import Tensor
 
 from oracle.data.sources import RawImages
 from oracle.errors import DataError
-from oracle.keys import generator
+from oracle.rng import generator
 
 Batch = tuple[Tensor, Tensor]  # images float [B, C, H, W], labels int64 [B]
 EVALUATION_BATCH = 1000  # images; a forward pass without gradients of 1,000 CIFAR images stays well below 1 GiB

@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from oracle.data.images import Batch, check_sample, split
 from oracle.errors import DataError
-from oracle.keys import generator
+from oracle.rng import generator
 
 # Mean and standard deviation of ImageNet's training images, as torchvision's pretrained networks expect their inputs.
 # Constants, not measured on the folder: a pretrained start needs these, and it needs no pass over a million files. Other

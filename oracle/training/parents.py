@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from oracle.data.images import Images
 from oracle.experiment import Experiment
-from oracle.keys import generator
 from oracle.networks import build_network
-from oracle.pretrained import load_weights
+from oracle.networks.pretrained import load_weights
 from oracle.pruning import next_masks
 from oracle.pruning.masks import dense_masks, masked, weights_remaining
+from oracle.rng import generator
 
 State = Mapping[str, Tensor]  # as network.state_dict() gives it
 

@@ -7,7 +7,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from oracle.records import cycle_folder
+from oracle.runs.tables import cycle_folder
 from oracle.storage import Folder
 from oracle.training.parents import Parent, State, Winner
 

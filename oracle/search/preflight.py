@@ -7,15 +7,15 @@ from torch import nn
 
 from oracle.data.images import Images
 from oracle.errors import ExperimentError, FolderError, NetworkError
+from oracle.execution.worker import Settings
 from oracle.experiment import Experiment, differences
-from oracle.pretrained import weights_sha256
+from oracle.networks.pretrained import weights_sha256
 from oracle.pruning import next_masks
-from oracle.records import read_experiment
+from oracle.runs.tables import read_experiment
 from oracle.storage import Folder, expanded
-from oracle.training import check_backend, check_rewind_step
 from oracle.training.parents import first_parent, parent_network
 from oracle.training.schedules import learning_rates
-from oracle.work import Settings
+from oracle.training.train import check_backend, check_rewind_step
 
 
 def check_choice(name: str, found: str, allowed: Sequence[str]) -> None:

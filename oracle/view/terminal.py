@@ -13,10 +13,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from oracle.events import Watch
 from oracle.experiment import Experiment
-from oracle.records import trials_of_cycle
+from oracle.runs.tables import trials_of_cycle
 from oracle.storage import Folder
-from oracle.watch import Watch
 
 ETA_SECONDS = 10.0  # of running before there is an estimate of the time left
 LINE_SECONDS = 30.0  # between two lines where there is no terminal to draw on

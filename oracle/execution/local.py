@@ -9,10 +9,10 @@ import torch
 
 from oracle.data.images import Images
 from oracle.data.sources import RawImages
+from oracle.events import Watch
+from oracle.execution.worker import Job, Pack, run_pack
 from oracle.storage import Folder
-from oracle.training import Backend, default_device
-from oracle.watch import Watch
-from oracle.work import Job, Pack, run_pack
+from oracle.training.train import Backend, default_device
 
 
 class LocalExecutor:

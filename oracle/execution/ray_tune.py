@@ -29,15 +29,16 @@ from ray import tune
 from ray.tune import Callback, FailureConfig, RunConfig, Stopper, TuneConfig, Tuner
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from oracle import errors, guard
+from oracle import errors
 from oracle.data import load_images
 from oracle.data.images import Images
 from oracle.data.sources import RawImages
 from oracle.errors import ClusterError, Error, FolderError, TrialError
-from oracle.records import done_trials
+from oracle.events import Watch
+from oracle.execution import guard
+from oracle.execution.worker import Job, Pack, missing, run_pack
+from oracle.runs.tables import done_trials
 from oracle.storage import Folder
-from oracle.watch import Watch
-from oracle.work import Job, Pack, missing, run_pack
 
 Result = TypeVar("Result")
 LOST_WORKERS = 5  # times that one pack's worker may be lost before the search gives up

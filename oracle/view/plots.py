@@ -23,7 +23,7 @@ CLIPPED_GAP = 0.05  # fraction of accuracy: a diverged or hopeless candidate mus
 
 
 def draw(trials: pa.Table, oracle: pa.Table, *, title: str) -> bytes:
-    """A PNG. `trials` and `oracle` as `oracle.records` reads them; cycles without a row are drawn without interval.
+    """A PNG. `trials` and `oracle` as `oracle.runs.tables` reads them; cycles without a row are drawn without interval.
 
     Colour: the gap of a candidate's mean validation accuracy to the best of its cycle, clipped at CLIPPED_GAP; a cross
     marks candidates that diverged with a seed. Raises FolderError where there are no trials yet.

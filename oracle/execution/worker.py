@@ -19,11 +19,11 @@ import torch
 from oracle.data.images import Images
 from oracle.errors import Error, FolderError, TrialError
 from oracle.experiment import Experiment
-from oracle.records import commit_trials, cycle_folder, done_trials, note_attempt
+from oracle.runs.networks import parent_name, part, prefixed, read_parent, read_tensors, weights_name, write_tensors
+from oracle.runs.tables import commit_trials, cycle_folder, done_trials, note_attempt
 from oracle.storage import Folder
-from oracle.training import Backend, make_trainer, run_trainer, trial_rows
 from oracle.training.loop import Scores, Trainer
-from oracle.weights import parent_name, part, prefixed, read_parent, read_tensors, weights_name, write_tensors
+from oracle.training.train import Backend, make_trainer, run_trainer, trial_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What a run tells those who watch it. This one is silent; `oracle.live` draws."""
+"""What a run tells those who watch it. This one is silent; `oracle.view.terminal` draws."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -8,17 +8,17 @@ from typing import Literal
 
 import torch
 
-from oracle.chain import fair_pack_size
-from oracle.checks import check_experiment, check_flags, check_folder, check_settings, pinned, read_settings
 from oracle.data import load_images, read_whole
 from oracle.data.images import Images
 from oracle.data.sources import RawImages
+from oracle.execution.local import default_slots
 from oracle.experiment import Experiment
-from oracle.local import default_slots
-from oracle.records import read_trials
+from oracle.runs.tables import read_trials
+from oracle.search.chain import fair_pack_size
+from oracle.search.preflight import check_experiment, check_flags, check_folder, check_settings, pinned, read_settings
 from oracle.storage import Folder
-from oracle.training import Backend, choose_backend, default_device, make_trainer
 from oracle.training.parents import first_parent, parent_network
+from oracle.training.train import Backend, choose_backend, default_device, make_trainer
 
 RAY_CYCLE_SECONDS = 6.0  # a fit's fixed cost on two cores: actors start, torch is imported
 TIMED_SECONDS = 3.0  # of steps, after the first ones
@@ -78,7 +78,7 @@ def plan(
         pack_size=begun.pack_size if begun else pack_size,
     )
     if executor == "ray" and address not in {None, "local"}:
-        from oracle.search import RayExecutor
+        from oracle.execution.ray_tune import RayExecutor
 
         cluster = RayExecutor(address=address, slots=slots)
         try:

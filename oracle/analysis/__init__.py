@@ -1,0 +1,1 @@
+"""What trained networks look like inside, and what the paper proves of them."""

@@ -1,0 +1,1 @@
+"""Who trains a cycle's packs: this process, or a Ray cluster."""

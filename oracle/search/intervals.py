@@ -1,0 +1,183 @@
+"""One cycle's trials -> the optimum and the interval around it. Numbers only: no files, no training.
+
+Accuracies are compared as exact fractions of correct images, summed over seeds, so that ties are ties and the tolerance
+is inclusive: an accuracy n/N read back from a float is the fraction it came from for every N up to a million.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from oracle.errors import DivergedError, TableError
+
+REQUIRED = ("cycle", "seed", "max_lr", "outcome", "val_accuracy", "val_loss")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    max_lr: float
+    diverged: bool
+    correct: Fraction  # validation accuracy summed over seeds
+    loss: float  # mean validation loss over seeds
+
+
+def find_interval(trials: Any, *, tolerance: float) -> dict[str, Any]:
+    """The optimum of one cycle and the run of neighbouring candidates within `tolerance` of it.
+
+    `trials`: rows of one cycle as a pyarrow Table, a DataFrame, a mapping of columns or a sequence of rows; columns
+    cycle, seed, max_lr, outcome ("finished" or "diverged"), val_accuracy (fraction), val_loss, and where they are known
+    weights_remaining, test_accuracy, seconds. `tolerance`: fraction of accuracy, in (0, 1).
+
+    Returns the columns of oracle.parquet. The optimum has the largest mean validation accuracy; ties go to the lower
+    validation loss, then to the smaller max_lr. A candidate with a diverged seed cannot win and ends the interval.
+    `lo` and `hi` are candidates; `holes` counts candidates outside the tolerance between the interval and another
+    candidate within it. Standard deviations are over seeds, n - 1; None for one seed.
+
+    Raises DivergedError where no candidate is left, TableError where rows are missing, doubled or of several cycles, or
+    the tolerance is no such fraction.
+
+    >>> rows = [dict(cycle=0, seed=0, max_lr=r, outcome="finished", val_accuracy=a, val_loss=1 - a)
+    ...         for r, a in [(0.1, 0.90), (0.2, 0.92), (0.3, 0.915), (0.4, 0.91)]]
+    >>> row = find_interval(rows, tolerance=0.005)
+    >>> row["lo"], row["max_lr"], row["hi"], row["hi_on_edge"]
+    (0.2, 0.2, 0.3, False)
+    """
+    if not 0 < tolerance < 1:
+        raise TableError(
+            f"tolerance must be a fraction of accuracy in (0, 1), as 0.005 for half a point, found {tolerance}"
+        )
+    columns = _columns(trials)
+    cycle = _one_cycle(columns)
+    candidates, num_seeds = _candidates(columns)
+    best = _best(candidates, cycle)
+    # Inclusive and exact: sums over seeds against seeds x tolerance.
+    floor = candidates[best].correct - num_seeds * _exact(tolerance)
+    within = [not candidate.diverged and candidate.correct >= floor for candidate in candidates]
+    first, last = best, best
+    while first > 0 and within[first - 1]:
+        first -= 1
+    while last < len(candidates) - 1 and within[last + 1]:
+        last += 1
+    last_candidate = len(candidates) - 1
+    return {
+        "cycle": cycle,
+        "num_candidates": len(candidates),
+        "num_seeds": num_seeds,
+        "max_lr": candidates[best].max_lr,
+        "lo": candidates[first].max_lr,
+        "hi": candidates[last].max_lr,
+        "lo_on_edge": first == 0,
+        "hi_on_edge": last == last_candidate,
+        "optimum_on_edge": best in (0, last_candidate),
+        "holes": _holes(within, first, last),
+        "num_diverged": sum(outcome == "diverged" for outcome in columns["outcome"]),
+        **_at_optimum(columns, candidates[best].max_lr),
+    }
+
+
+def _columns(trials: Any) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]]
+    if hasattr(trials, "to_pydict"):  # pyarrow
+        columns = trials.to_pydict()
+    elif hasattr(trials, "to_dict"):  # pandas
+        columns = trials.to_dict("list")
+    elif isinstance(trials, Mapping):
+        columns = {name: list(values) for name, values in trials.items()}
+    else:
+        rows: Sequence[Mapping[str, Any]] = list(trials)
+        names = dict.fromkeys(name for row in rows for name in row)
+        columns = {name: [row.get(name) for row in rows] for name in names}
+    missing = [name for name in REQUIRED if name not in columns]
+    if missing:
+        raise TableError(f"trials lack the column {', '.join(missing)}; expected {', '.join(REQUIRED)}")
+    return columns
+
+
+def _one_cycle(columns: Mapping[str, list[Any]]) -> int:
+    cycles = sorted(set(columns["cycle"]))
+    if len(cycles) != 1:
+        raise TableError(f"expected the trials of one cycle, found cycles {cycles}")
+    return int(cycles[0])
+
+
+def _exact(value: float) -> Fraction:
+    return Fraction(value).limit_denominator(1_000_000)
+
+
+def _candidates(columns: Mapping[str, list[Any]]) -> tuple[list[_Candidate], int]:
+    """The candidates, ascending, and the number of seeds. Every candidate must have the same seeds, once each."""
+    rows = zip(*(columns[name] for name in REQUIRED[1:]), strict=True)
+    by_rate: dict[float, dict[int, tuple[str, float, float]]] = {}
+    for seed, max_lr, outcome, accuracy, loss in rows:
+        seeds = by_rate.setdefault(float(max_lr), {})
+        if seed in seeds:
+            raise TableError(f"max_lr {max_lr:g}: seed {seed} is there twice")
+        if outcome not in ("finished", "diverged"):
+            raise TableError(f"max_lr {max_lr:g}, seed {seed}: outcome must be finished or diverged, found {outcome!r}")
+        if outcome == "finished" and not (accuracy is not None and 0 <= accuracy <= 1):
+            raise TableError(f"max_lr {max_lr:g}, seed {seed}: val_accuracy must be in [0, 1], found {accuracy}")
+        if outcome == "finished" and not (loss is not None and math.isfinite(loss)):
+            raise TableError(f"max_lr {max_lr:g}, seed {seed}: val_loss must be a number, found {loss}")
+        seeds[seed] = (outcome, accuracy, loss)
+    expected = sorted({seed for seeds in by_rate.values() for seed in seeds})
+    candidates = []
+    for max_lr, seeds in sorted(by_rate.items()):
+        if sorted(seeds) != expected:
+            raise TableError(f"max_lr {max_lr:g}: found seeds {sorted(seeds)}, other candidates have {expected}")
+        diverged = any(outcome == "diverged" for outcome, _, _ in seeds.values())
+        finished = [seeds[seed] for seed in expected] if not diverged else []  # by seed: a sum that keeps its bits
+        correct = sum((_exact(accuracy) for _, accuracy, _ in finished), Fraction())
+        loss = float(np.mean([loss for _, _, loss in finished])) if finished else float("inf")
+        candidates.append(_Candidate(max_lr=max_lr, diverged=diverged, correct=correct, loss=loss))
+    return candidates, len(expected)
+
+
+def _best(candidates: Sequence[_Candidate], cycle: int) -> int:
+    eligible = [index for index, candidate in enumerate(candidates) if not candidate.diverged]
+    if not eligible:
+        raise DivergedError(
+            f"cycle {cycle}: every candidate of the grid [{candidates[0].max_lr:g}, {candidates[-1].max_lr:g}] "
+            f"({len(candidates)} values) diverged with at least one seed; give a grid with smaller learning rates"
+        )
+    return min(eligible, key=lambda i: (-candidates[i].correct, candidates[i].loss, candidates[i].max_lr))
+
+
+def _holes(within: Sequence[bool], first: int, last: int) -> int:
+    """Candidates outside the tolerance that part the interval from another candidate within it."""
+    inside = [index for index, value in enumerate(within) if value]
+    return sum(not value for value in within[inside[0] : first]) + sum(not value for value in within[last : inside[-1]])
+
+
+def _at_optimum(columns: Mapping[str, list[Any]], max_lr: float) -> dict[str, float | None]:
+    """Means and standard deviations over the optimum's seeds; the cycle's seconds."""
+    seed_order = np.argsort(columns["seed"], kind="stable")
+    rows = [index for index in seed_order if columns["max_lr"][index] == max_lr]
+
+    def values(name: str) -> list[float]:
+        found = [columns[name][index] for index in rows] if name in columns else []
+        return [value for value in found if value is not None and value == value]  # pandas holds NaN for None
+
+    def mean(name: str) -> float | None:
+        return float(np.mean(values(name))) if values(name) else None
+
+    def std(name: str) -> float | None:
+        return float(np.std(values(name), ddof=1)) if len(values(name)) > 1 else None
+
+    return {
+        "weights_remaining": mean("weights_remaining"),
+        "val_accuracy": mean("val_accuracy"),
+        "val_accuracy_std": std("val_accuracy"),
+        "val_loss": mean("val_loss"),
+        "test_accuracy": mean("test_accuracy"),
+        "test_accuracy_std": std("test_accuracy"),
+        "seconds": _total(columns["seconds"]) if "seconds" in columns else None,
+    }
+
+
+def _total(seconds: Sequence[float | None]) -> float:
+    """The sum of what is known, the same in any order of rows."""
+    return math.fsum(value for value in seconds if value is not None and value == value)
