@@ -319,7 +319,7 @@ def _show(out: str, as_json: bool, notes: list[str]) -> None:
     console.print(f"table    {folder / 'oracle.parquet'}")
     picture = draw(trials, table, title=read_experiment(folder).name)
     try:
-        folder.put("oracle.png", picture)
+        folder.write_if_changed("oracle.png", picture)
     except FolderError as error:  # a run of someone else's may be looked at all the same
         console.print(f"no picture: {error}")
     else:

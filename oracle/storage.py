@@ -1,4 +1,4 @@
-"""The one place that opens files: a run's folder, on a local disk or in an object store (s3://, gs://).
+"""The one place that opens files: a run's folder or a single file, on a local disk or in an object store (s3://, gs://).
 
 A file appears whole or not at all: locally it is written beside its name and renamed, in an object store it is one put.
 """
@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import Literal, Self
 
 import pyarrow as pa
 import pyarrow.fs
@@ -34,6 +34,30 @@ def expanded(path: str | Path) -> Path:
         raise FolderError(f"{path}: there is no such home folder; give the path without ~") from None
 
 
+def read_file(url: str | Path) -> bytes | None:
+    """The bytes of one file, here or in an object store; None where there is no such file. FolderError as `Folder.read`."""
+    folder, name = _parted(url)
+    return folder.read(name)
+
+
+def write_file(url: str | Path, content: bytes) -> None:
+    """Put one whole file in place of what was there, making its folder. FolderError as `Folder.write`."""
+    folder, name = _parted(url)
+    folder.write(name, content)
+
+
+def kind_of(url: str | Path) -> Literal["file", "folder"] | None:
+    """What lies there; None for nothing. FolderError where that cannot be seen."""
+    return Folder(url).kind()
+
+
+def _parted(url: str | Path) -> tuple["Folder", str]:
+    """A file's folder and its name in it: s3://bucket/runs/a.csv?region=x is a.csv in s3://bucket/runs?region=x."""
+    path, question, query = str(url).partition("?") if "://" in str(url) else (str(expanded(url)), "", "")
+    head, slash, name = path.rpartition("/")
+    return Folder((head or slash or ".") + question + query), name
+
+
 class Folder:
     """Files below one location, by their name relative to it ("trials/cycle=000/a.parquet")."""
 
@@ -53,6 +77,11 @@ class Folder:
         elif self._remote is None:
             self.url = str(expanded(url).absolute())
             self._base = self.url
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it lies in an object store, where files can be put whole but not appended to."""
+        return self._remote is not None
 
     def __truediv__(self, name: str) -> str:
         """Where a file lies, for people."""
@@ -86,7 +115,22 @@ class Folder:
         except _FAULTS as error:
             raise FolderError(_explain(error, self / name, len(content))) from error
 
-    def put(self, name: str, content: bytes) -> None:
+    def append(self, name: str, content: bytes) -> None:
+        """Add to the end of a file, which is made if it is not there. Local folders alone: object stores cannot.
+
+        What a full disk or a killed process leaves may end in the middle of `content`.
+        """
+        if self._remote is not None:
+            raise FolderError(f"{self / name}: nothing can be appended to a file in an object store")
+        path = Path(self._path(name))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "ab") as file:
+                file.write(content)
+        except OSError as error:
+            raise FolderError(_explain(error, self / name, len(content))) from error
+
+    def write_if_changed(self, name: str, content: bytes) -> None:
         """As `write`, but a file that holds these bytes already is left alone."""
         if self.read(name) != content:
             self.write(name, content)
@@ -125,8 +169,8 @@ class Folder:
                 self._remote.delete_dir_contents(self._path(name), missing_dir_ok=True)
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep other processes from holding this folder. FolderError where one does.
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from locking this folder meanwhile. FolderError where one has.
 
         The lock is the system's, on the folder itself, and ends with the process. Object stores have none, and some
         network disks none either: there two searches do work twice, but lose nothing.
@@ -154,6 +198,19 @@ class Folder:
         finally:
             os.close(folder)
 
+    def kind(self) -> Literal["file", "folder"] | None:
+        """What lies at this location; None for nothing."""
+        try:
+            if self._remote is None:
+                path = Path(self._base)
+                return "folder" if path.is_dir() else "file" if path.exists() else None
+            found = self._remote.get_file_info(self._base).type
+        except _FAULTS as error:
+            raise FolderError(f"{self.url}: cannot be read: {error}") from error
+        if found == pa.fs.FileType.Directory:
+            return "folder"
+        return "file" if found == pa.fs.FileType.File else None
+
     def size(self, name: str) -> int | None:
         """Bytes of a file, None where there is none."""
         try:
@@ -166,7 +223,7 @@ class Folder:
             raise FolderError(f"{self / name}: cannot be read: {error}") from error
         return int(info.size) if info.type == pa.fs.FileType.File else None
 
-    def tidy(self) -> None:
+    def delete_partials(self) -> None:
         """Remove what writers that were killed left half written."""
         if self._remote is not None:
             return  # an object store shows nothing that is not whole

@@ -174,7 +174,7 @@ def test_half_written_files_are_tidied_away_once_their_writer_must_be_dead(tmp_p
     for name, age in ((".c.txt.0123.partial", 3600), (".d.txt.4567.partial", 0)):
         (tmp_path / "a" / name).write_bytes(b"half")
         os.utime(tmp_path / "a" / name, (time.time() - age, time.time() - age))
-    folder.tidy()
+    folder.delete_partials()
     assert sorted(os.listdir(tmp_path / "a")) == [".d.txt.4567.partial", "b.txt"]
     assert (tmp_path / "download.partial").exists()
 
@@ -290,7 +290,7 @@ def test_a_file_that_cannot_be_removed_is_refused(broken):
 
 def test_what_is_only_tidying_is_left_in_peace(broken):
     broken.delete_below("a")
-    broken.tidy()
+    broken.delete_partials()
     assert broken.read("a/b.txt") == b"x"
 
 

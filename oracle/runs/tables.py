@@ -200,7 +200,7 @@ def oracle_rows(folder: Folder) -> list[dict[str, Any]]:
 def write_oracle(folder: Folder, experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Rewrite oracle.parquet."""
     table = pa.Table.from_pylist(list(rows), schema=ORACLE.with_metadata(_describe(experiment)))
-    folder.put("oracle.parquet", to_parquet(table))
+    folder.write_if_changed("oracle.parquet", to_parquet(table))
     return table
 
 

@@ -120,10 +120,10 @@ def run_oracle(
         trainer = RayExecutor(address=address, slots=slots)
     with contextlib.ExitStack() as lock, contextlib.closing(trainer):  # workers end before another search may begin
         try:
-            lock.enter_context(folder.held())
+            lock.enter_context(folder.lock())
             check_folder(folder, experiment)  # again: starting a cluster takes seconds
             trainer.prove_folder(folder)
-            folder.put("experiment.yaml", experiment.to_yaml().encode())
+            folder.write_if_changed("experiment.yaml", experiment.to_yaml().encode())
             settings = read_settings(folder)
             if settings is None:
                 settings = _choose_settings(experiment, _backend(backend, network, trainer.device), trainer, pack_size)
@@ -190,7 +190,7 @@ class Chain:
         """Every cycle that is missing. Returns the table of all."""
         cycles = self._experiment.pruning.cycles
         self._watch.starts(experiment=self._experiment, folder=self._folder)
-        self._folder.tidy()
+        self._folder.delete_partials()
         rows = self._known_rows()
         for cycle in range(cycles + 1):
             row = self._choose(cycle)

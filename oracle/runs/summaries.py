@@ -1,0 +1,37 @@
+"""What people look at of many trials: mean accuracies, and how far below the best of its cycle each candidate lies."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+SMALLEST_CLIP = 0.05  # fraction of accuracy: a smaller one would give noise the colours of failures
+
+
+def mean_accuracies(trials: Any) -> dict[tuple[int, float], float]:
+    """Mean validation accuracy over seeds by (cycle, max_lr), ascending; NaN where a seed diverged.
+
+    `trials`: a pyarrow Table, or rows as mappings, with cycle, seed, max_lr, outcome and val_accuracy (fraction). A trial
+    that is there twice counts once. A candidate that lacks seeds has the mean of those that it has.
+
+    >>> rows = [{"cycle": 0, "seed": seed, "max_lr": 0.1, "outcome": "finished", "val_accuracy": accuracy}
+    ...         for seed, accuracy in enumerate([0.5, 0.7])]
+    >>> mean_accuracies(rows)
+    {(0, 0.1): 0.6}
+    """
+    rows: Iterable[Mapping[str, Any]] = trials
+    if hasattr(trials, "to_pylist"):  # pyarrow
+        rows = trials.select(["cycle", "seed", "max_lr", "outcome", "val_accuracy"]).to_pylist()
+    seeds: dict[tuple[int, float], dict[int, float]] = defaultdict(dict)
+    for row in rows:
+        accuracy = row["val_accuracy"] if row["outcome"] == "finished" else math.nan
+        seeds[row["cycle"], row["max_lr"]][row["seed"]] = accuracy
+    return {key: math.fsum(found.values()) / len(found) for key, found in sorted(seeds.items())}
+
+
+def clip_of_gaps(tolerance: float | None = None) -> float:
+    """The gap to a cycle's best at which colours end, a fraction of accuracy: at least four times the tolerance.
+
+    A diverged or hopeless candidate would else take all colours for itself.
+    """
+    return max(SMALLEST_CLIP, 4 * (tolerance or 0.0))
