@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from oracle.errors import Error, ExperimentError
 from oracle.experiment import (
+    Search,
     differences,
     experiment_from_yaml,
     load_experiment,
@@ -131,6 +132,15 @@ def refusal(*overrides):
         ("grid={low: 1, high: 1.00000000001, points: 3}", ["grid: 3 points", "too close"]),
         ("grid={low: 1, high: 1, points: 1, extend: true}", ["grid: extend needs at least two candidates"]),
         ("network.weights_sha256=abc", ["network.weights_sha256: found 'abc': expected 64 hexadecimal digits"]),
+        # strategies
+        ("search={strategy: grid, spacing: 3}", ["search: strategy grid takes no parameters, found spacing"]),
+        ("search.keep=3", ["search: strategy grid takes no parameters, found keep"]),
+        ("search=mine", ["search: found 'mine'", "object"]),
+        ("search.strategy=3", ["search.strategy: found 3", "string"]),
+        ("search.strategy=../x", ["search.strategy: found '../x': use lower-case letters"]),
+        ("search={strategy: mine, keep: .nan}", ["search: keep: found nan", "finite numbers"]),
+        ("search={strategy: mine, inner: {keep: [1, .inf]}}", ["search: inner: found {'keep': [1, inf]}", "finite"]),
+        ("serach={strategy: mine}", ["serach: unknown key", "did you mean search?"]),
         # YAML that says something else than it seems to
         ("grid={low: 1e-3, low: 1e-2}", ["key given twice: low"]),
         ("grid={2020-01-01: 1}", ["keys must be words"]),
@@ -390,15 +400,64 @@ def test_differences_name_the_fields_and_both_values():
     assert differences(read().identity(), read("data.path=x").identity()) == []
 
 
-@pytest.mark.parametrize(
-    ("cycles", "grid", "seeds", "trainings"),
-    [
-        (12, "{low: 1e-3, high: 1, points: 24}", [0, 1, 2, 3, 4], 13 * 24 * 5),
-        (0, "{low: 1, high: 1, points: 1}", [3], 1),
-    ],
-)
-def test_trainings_are_cycles_plus_one_times_candidates_times_seeds(cycles, grid, seeds, trainings):
-    assert read(f"pruning.cycles={cycles}", f"grid={grid}", f"seeds={seeds}").num_trainings == trainings
+# The strategy
+
+
+@pytest.mark.parametrize("override", ["search={strategy: grid}", "search={}", "search.strategy=grid"])
+def test_the_default_strategy_is_the_same_experiment_as_none(override):
+    plain, named = read(), read(override)
+    assert named == plain
+    assert named.hash == plain.hash == "5211ec8d4c9ac6f2"
+    assert named.identity() == plain.identity()
+    assert named.to_yaml() == plain.to_yaml()
+    assert "search" not in plain.to_yaml()
+    assert (plain.search.strategy, plain.search.parameters) == ("grid", {})
+
+
+MINE = "{strategy: mine, keep: 2, weights: [1.5, 2], inner: {flag: true, name: '1e5', nothing: }}"
+
+
+def test_a_strategy_keeps_its_parameters_through_yaml():
+    experiment = read(f"search={MINE}")
+    assert experiment.search.strategy == "mine"
+    parameters = {"keep": 2, "weights": [1.5, 2], "inner": {"flag": True, "name": "1e5", "nothing": None}}
+    assert experiment.search.parameters == parameters
+    assert [type(value) for value in experiment.search.parameters["weights"]] == [float, int]
+    again = experiment_from_yaml(experiment.to_yaml())
+    assert again == experiment
+    assert again.hash == experiment.hash
+    assert again.search.parameters == parameters
+    assert experiment.identity()["search"] == {"strategy": "mine"} | parameters
+
+
+def test_parameters_are_handed_out_as_a_copy():
+    experiment = read(f"search={MINE}")
+    experiment.search.parameters["weights"].append(3)
+    experiment.search.parameters["keep"] = 3
+    assert experiment == read(f"search={MINE}")
+
+
+def test_strategy_and_parameters_can_be_set_one_by_one():
+    assert read("search.strategy=mine").search.strategy == "mine"
+    assert read("search.strategy=mine", "search.keep=2") == read("search={strategy: mine, keep: 2}")
+    assert read("search.strategy=mine", "search.parameters=5").search.parameters == {"parameters": 5}
+
+
+@pytest.mark.parametrize("override", ["search.strategy=mine", f"search={MINE}"])
+def test_another_strategy_is_another_experiment(override):
+    assert read(override).hash != read().hash
+    assert read("search.strategy=mine").hash != read(f"search={MINE}").hash
+
+
+def test_differences_name_a_strategys_parameters():
+    lines = differences(read("search={strategy: mine, keep: 2}").identity(), read("search.strategy=mine").identity())
+    assert lines == ["search.keep: 2 there, (default) asked for"]
+
+
+def test_a_strategy_in_code_takes_plain_parameters_alone():
+    assert Search(strategy="mine", keep=2).parameters == {"keep": 2}
+    with pytest.raises(ValueError, match="keep: found <object object"):
+        Search(strategy="mine", keep=object())
 
 
 # Presets and YAML out
