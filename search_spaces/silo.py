@@ -4,10 +4,8 @@ import math
 from dataclasses import dataclass
 
 Range = tuple[float, float]
-BOUNDS = {
-    "q": (0.0, 1000.0),
-    "beta": (0.01, 100.0),
-}  # beyond them a curve is a constant, or a step, at every whole cycle
+# Beyond these a curve is a constant, or a step, at every whole cycle.
+BOUNDS = {"q": (0.0, 1000.0), "beta": (0.01, 100.0)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +44,14 @@ class SiloRanges:
     def is_recommended(self) -> bool:
         """Whether q and beta stay inside the paper's recommendation."""
         return self.q[0] >= 0 and self.q[1] <= 3 and self.beta[0] >= 3 and self.beta[1] <= 6
+
+    def in_words(self) -> str:
+        """The ranges of q and beta.
+
+        >>> SiloRanges().in_words()
+        'q in [0, 3] and beta in [3, 6]'
+        """
+        return f"q in [{self.q[0]:g}, {self.q[1]:g}] and beta in [{self.beta[0]:g}, {self.beta[1]:g}]"
 
 
 RECOMMENDED = SiloRanges()

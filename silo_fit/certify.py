@@ -38,13 +38,14 @@ from silo_fit.tables import TOLERANCE, Intervals
 
 # Axes: B boxes or points of (q, beta), K cycles, and K lines before K cycles where both appear.
 Bools = NDArray[np.bool_]
-SLACK = 2e-11
-WIDEN = 1e-12
-CHUNK = 160_000  # events sorted at once: 1.3 MB an array, which a cache holds
+SLACK = 2e-11  # of the largest hi: more than all rounding of a value (above)
+WIDENING = 1e-12  # relative: the range of a shape over a box is widened by it (above)
+# Work is counted in events: starts and ends of ranges of delta that are sorted along the lines.
+CHUNK_EVENTS = 160_000  # events sorted at once: 1.3 MB an array, which a cache holds
 MOST_EVENTS = 200_000_000  # events that one proof may sort before it gives up
-BOX_EVENTS = 10_000  # what handling one box costs beside its sweeps, in events
-BATCH = 8  # boxes split at once
-SMALLEST = 1e-13  # a box that is narrower, relative to the range, is not split again
+BOX_EVENTS = 10_000  # events: what handling one box costs beside its sweeps
+SPLIT_TOGETHER = 8  # boxes that are split together
+SMALLEST_SIDE = 1e-13  # of the searched range: a side of a box that is shorter is not halved again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +121,7 @@ def count_hits(low: Floats, high: Floats, lo: Floats, hi: Floats) -> NDArray[np.
     """Most intervals hit for each of B points, or at most for each of B boxes."""
     num_boxes, num = low.shape
     most = np.zeros(num_boxes, dtype=np.int64)
-    step = max(1, CHUNK // (2 * num * num))
+    step = max(1, CHUNK_EVENTS // (2 * num * num))
     for first in range(0, num_boxes, step):
         part = slice(first, first + step)
         most[part] = sweep(low[part], high[part], lo, hi).overlaps.max(axis=(1, 2))
@@ -166,7 +167,7 @@ def certify(
     while len(boxes):
         num_boxes += len(boxes)
         low, high, along_q = shape_range(boxes, cycles, rate)
-        limit = count_hits(low * (1 - WIDEN), np.minimum(high * (1 + WIDEN), 1.0), *bounds)
+        limit = count_hits(low * (1 - WIDENING), np.minimum(high * (1 + WIDENING), 1.0), *bounds)
         alive = limit > best
         boxes, limit, along_q = boxes[alive], limit[alive], along_q[alive]
         if len(boxes):
@@ -180,7 +181,7 @@ def certify(
         pool.drop(best)
         if num_boxes * per_box > most_events:
             break
-        boxes = pool.split(BATCH)
+        boxes = pool.split(SPLIT_TOGETHER)
     return Certificate(hits=best, most_hits=max(best, pool.most), q=best_at[0], beta=best_at[1], num_boxes=num_boxes)
 
 
@@ -234,10 +235,10 @@ class _Pool:
     def split(self, num: int) -> Floats:
         """Take out the `num` most promising boxes, best bound first, smallest first on ties, and halve them."""
         size = (self.boxes[:, 1::2] - self.boxes[:, ::2]) / self.widest
-        free = np.flatnonzero(size.max(axis=1, initial=0) > SMALLEST)
-        area = np.maximum(size, SMALLEST).prod(axis=1)
+        free = np.flatnonzero(size.max(axis=1, initial=0) > SMALLEST_SIDE)
+        area = np.maximum(size, SMALLEST_SIDE).prod(axis=1)
         taken = free[np.lexsort((area[free], -self.limit[free]))][:num]
-        along_q = np.where(size.min(axis=1, initial=1) > SMALLEST, self.along_q, size[:, 0] > SMALLEST)[taken]
+        along_q = np.where(size.min(axis=1, initial=1) > SMALLEST_SIDE, self.along_q, size[:, 0] > SMALLEST_SIDE)[taken]
         halves = halved(self.boxes[taken], along_q)
         self._keep(np.isin(np.arange(len(self.limit)), taken, invert=True))
         return halves

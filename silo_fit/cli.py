@@ -1,7 +1,7 @@
 """`silo-fit`: from an Oracle's intervals to SILO's curve, with a proof, and a report."""
 
 import json
-from pathlib import Path
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -11,10 +11,11 @@ from rich.table import Table
 
 from oracle.cli import run
 from oracle.errors import CurveError
-from oracle.storage import expanded
 from search_spaces.silo import RECOMMENDED, WIDE
+from silo_fit import words
 from silo_fit.curve import SiloCurve
-from silo_fit.fit import CycleFit, Fit, check, fit
+from silo_fit.fit import fit
+from silo_fit.result import CycleFit, Fit, check
 from silo_fit.tables import read_intervals
 
 app = typer.Typer(
@@ -101,14 +102,20 @@ def check_command(
     rows = check(intervals, curve)
     hits = sum(row.inside for row in rows)
     if as_json:
-        fields = [{name: getattr(row, name) for name in CycleFit.__slots__} for row in rows]
-        result = {"source": intervals.name, "curve": curve.as_dict(), "hits": hits, "num_cycles": len(rows)}
-        print(json.dumps({**result, "per_cycle": fields, "warnings": intervals.warnings}, indent=2, allow_nan=False))
+        result = {
+            "source": intervals.name,
+            "curve": curve.as_dict(),
+            "hits": hits,
+            "num_cycles": len(rows),
+            "per_cycle": [asdict(row) for row in rows],
+            "warnings": intervals.warnings,
+        }
+        print(json.dumps(result, indent=2, allow_nan=False))
         return
     console = Console(soft_wrap=True)
     console.print(f"[bold]{escape(intervals.name)}[/bold], pruning rate {intervals.pruning_rate:g}")
     console.print(_cycle_table(rows))
-    console.print(f"[bold]{hits} of {len(rows)}[/bold] intervals hit by {_numbers(curve)}")
+    console.print(f"[bold]{hits} of {len(rows)}[/bold] intervals hit by {curve.in_words()}")
     for warning in intervals.warnings:
         console.print(f"[yellow]! {escape(warning)}[/yellow]")
 
@@ -117,7 +124,8 @@ def check_command(
 def report_command(
     source: Annotated[str, typer.Argument(help="A search's folder, or any table that fit takes.", show_default=False)],
     out: Annotated[
-        Path | None, typer.Option(help="Where to write it; report.html in the folder, or here for a table.")
+        str | None,
+        typer.Option(help="Where to write it, also s3://; report.html in the folder, or here for a table."),
     ] = None,
     pruning_rate: PruningRate = None,
     q: QRange = None,
@@ -128,17 +136,15 @@ def report_command(
     as_json: Json = False,
 ) -> None:
     """Write one HTML file that stands alone: intervals and curve, heat map, table, parameters, settings."""
-    from silo_fit.report import find_trials, write_report
+    from silo_fit.report import find_trials, report_target, write_report
 
     result = _fit(source, pruning_rate, q, beta, wide, seed, trials)
-    folder = expanded(source)
-    target = out or (folder if folder.is_dir() else Path()) / "report.html"
+    target = report_target(source, out)
     size = write_report(result, target, trials=find_trials(source))
     if as_json:
-        print(json.dumps({"report": str(target), "bytes": size, "hits": result.hits, "num_cycles": result.num_cycles}))
+        print(json.dumps({"report": target, "bytes": size, "hits": result.hits, "num_cycles": result.num_cycles}))
     else:
-        hits = f"{result.hits} of {result.num_cycles} intervals hit"
-        print(f"{target}: {hits}; {size / 1e6:.1f} MB, opens without a network")
+        print(f"{target}: {words.hits(result)}; {size / 1e6:.1f} MB, opens without a network")
 
 
 def _fit(
@@ -157,10 +163,6 @@ def _fit(
     return fit(intervals, q=q or ranges.q, beta=beta or ranges.beta, seed=seed, trials=trials)
 
 
-def _numbers(curve: SiloCurve) -> str:
-    return f"eps {curve.eps:.4g}, delta {curve.delta:.4g}, q {curve.q:.4g}, beta {curve.beta:.4g}"
-
-
 def _cycle_table(rows: tuple[CycleFit, ...]) -> Table:
     table = Table("cycle", "interval", "optimum", "SILO", "inside", "margin", box=None, pad_edge=False)
     for column in table.columns[:4] + table.columns[5:]:
@@ -173,7 +175,7 @@ def _cycle_table(rows: tuple[CycleFit, ...]) -> Table:
             f"{row.max_lr:.4g}",
             f"{row.silo:.4g}",
             inside + (" [yellow](edge)[/yellow]" if row.on_edge else ""),
-            f"{0.0 if row.on_edge else row.margin:+.2g}",
+            words.margin(row),
         )
     return table
 
@@ -181,80 +183,30 @@ def _cycle_table(rows: tuple[CycleFit, ...]) -> Table:
 def _print_fit(result: Fit) -> None:
     """Print a fit for people, what matters most first."""
     console = Console(soft_wrap=True)
-    curve = result.curve
-    searched = f"q in [{result.settings['q'][0]:g}, {result.settings['q'][1]:g}], "
-    searched += f"beta in [{result.settings['beta'][0]:g}, {result.settings['beta'][1]:g}]"
-    console.print(f"[bold]{escape(result.intervals.name)}[/bold], pruning rate {curve.pruning_rate:g}\n")
+    rate = f"pruning rate {result.curve.pruning_rate:g}"
+    console.print(f"[bold]{escape(result.intervals.name)}[/bold], {rate}\n")
     console.print(_cycle_table(result.per_cycle))
-    proof = (
-        f"proven: no curve with {searched} hits more"
-        if result.certified
-        else f"at most {result.most_hits} can be hit with {searched}; a gap of {result.most_hits - result.hits} remains"
-    )
-    console.print(f"\n[bold]{result.hits} of {result.num_cycles} intervals hit[/bold]; {escape(proof)}")
-    if result.depth is not None:
-        console.print(f"smallest margin: {result.depth:.0%} of half an interval's width")
+    console.print(f"\n[bold]{words.hits(result)}[/bold]; {escape(words.proof(result))}")
+    if margin := words.smallest_margin(result):
+        console.print(margin)
     for notice in result.notices:
         console.print(f"[yellow]! {escape(notice)}[/yellow]")
     console.print()
-    values = {name: getattr(curve, name) for name in result.determined}
     table = Table("", "fitted", f"by all curves that hit {result.hits}", box=None, pad_edge=False)
-    for name, words in result.determined.items():
-        label = "eps + delta" if name == "top" else name
-        table.add_row(f"[bold]{label}[/bold]", f"{values[name]:.5g}", escape(words))
+    for label, value, left_open in words.parameters(result):
+        table.add_row(f"[bold]{label}[/bold]", value, escape(left_open))
     console.print(table)
-    if result.s_shape_supported:
-        start, end = result.rise
-        console.print(f"half of the rise is done at cycle {result.half_way:.2f}, 5% at {start:.2f}, 95% at {end:.2f}")
+    if rise := words.rise(result):
+        console.print(rise)
     console.print()
-    console.print(escape("\n".join(_comparison(result))))
-
-
-def _comparison(result: Fit) -> list[str]:
-    """What else hits how many, what to search next, and what it all costs."""
-    total = result.num_cycles
-    default = result.paper_default
-    whole = "none in range" if result.whole_q_hits is None else result.whole_q_hits
-    wide = f"{result.wide_hits}{'' if result.wide_certified else ' or more'}"
-    lines = [
-        f"hits: whole q {whole}, real q {result.hits}, wide range {wide}",
-        f"the paper's default, q 1 and beta 5: {default.hits} of {total} with eps {default.curve.eps:.4g}, "
-        f"delta {default.curve.delta:.4g}",
-    ]
-    if result.paper_curve:
-        lines.append(
-            f"the paper's own numbers, {_numbers(result.paper_curve.curve)}: {result.paper_curve.hits} of {total}"
-        )
-    lines.append(f"a constant of {result.constant_max_lr:.4g}: {result.constant_hits} of {total}")
-    following = result.next_cycle
-    if following:
-        high = "no upper bound" if following.high is None else f"{following.high:.4g}"
-        span = f"the best curves span {following.low:.4g} to {high}"
-        lines.append(f"most useful to search next: cycle {following.cycle}, where {span}")
-    else:
-        lines.append("every cycle up to the end of the rise is searched")
-    if result.edge_limited:
-        cycles = ", ".join(map(str, result.edge_limited))
-        lines.append(f"intervals that end on the grid's edge, and may be wider than they look: cycle {cycles}")
-    elif result.edge_limited is None:
-        lines.append("the table does not say which intervals end on the grid's edge")
-    else:
-        lines.append("no interval ends on the grid's edge")
-    return [*lines, _costs(result)]
-
-
-def _costs(result: Fit) -> str:
-    counts, intervals = result.trainings, result.intervals
-    candidates = f"{counts['candidates']:g} candidates{'' if intervals.num_candidates else ' assumed'}"
-    seeds = f"{counts['seeds']:g} seed(s){'' if intervals.num_seeds else ' assumed'}"
-    joint = f"{counts['joint_oracle']:.2g}" if "joint_oracle" in counts else "over 1e300"
-    return (
-        f"trainings ({candidates}, {counts['chain']:g} cycles, {seeds}): "
-        f"greedy Oracle {counts['greedy_oracle']:g}, joint Oracle {joint}, "
-        f"sparse Oracle of {counts['sparse_cycles']:g} cycles {counts['sparse_oracle']:g}; "
-        f"SILO by a grid of (eps, delta) {counts['silo_grid']:g}, one after the other {counts['silo_one_by_one']:g}, "
-        f"delta on the target sparsity alone {counts['silo_one_network']:g}"
-    )
+    rows = words.comparison(result)
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        console.print(escape(line.rstrip()))
+    console.print(f"\nintervals on the grid's edge: {words.edges(result)}")
+    basis, counts = words.trainings(result)
+    console.print(f"trainings ({basis}): " + "; ".join(f"{name} {count}" for name, count in counts.items()))
 
 
 def main() -> None:

@@ -98,6 +98,14 @@ class SiloCurve:
         log_odds = math.log(part / (1 - part)) / self.beta  # of g
         return self.q - float(np.logaddexp(0.0, log_odds)) / math.log1p(-self.pruning_rate)
 
+    def in_words(self) -> str:
+        """The four numbers, to four digits.
+
+        >>> SiloCurve(eps=0.04, delta=0.06, q=1, beta=5, pruning_rate=0.2).in_words()
+        'eps 0.04, delta 0.06, q 1, beta 5'
+        """
+        return f"eps {self.eps:.4g}, delta {self.delta:.4g}, q {self.q:.4g}, beta {self.beta:.4g}"
+
     def as_dict(self) -> dict[str, float]:
         """Return the five numbers by name."""
         return asdict(self)

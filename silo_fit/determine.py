@@ -20,17 +20,27 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from silo_fit.certify import BOX_EVENTS, CHUNK, WIDEN, Bools, bound_limits, found_limits, halved, shape_range, sweep
+from silo_fit.certify import (
+    BOX_EVENTS,
+    CHUNK_EVENTS,
+    WIDENING,
+    Bools,
+    bound_limits,
+    found_limits,
+    halved,
+    shape_range,
+    sweep,
+)
 from silo_fit.curve import Floats, shape
 from silo_fit.tables import Intervals
 
 NAMES = ("eps", "delta", "top", "q", "beta")
-FINE = 2e-3  # of a range: how much further out its ends may be than curves that were found
-FINEST = 1e-8  # of the largest hi, or of the searched range of q or beta: no end is told finer
-NARROWEST = 1e-3  # a range of q or beta that is narrower, or one value, counts as this wide
-UNBOUNDED = 1000.0  # times the largest hi: a rate that may be larger has no upper bound that means anything
-MOST_EVENTS = 16_000_000  # events that may be sorted
-BATCH = 4  # boxes split at once for each end
+ACCURACY = 2e-3  # of a number's range: its ends may lie this much further out than curves that were found
+FINEST_ACCURACY = 1e-8  # of the largest hi, or of the searched range of q or beta: no end is told more finely
+LEAST_WIDTH = 1e-3  # of a searched range of q or beta, for its accuracy: one that is narrower counts as this wide
+UNBOUNDED_RATE = 1000.0  # times the largest hi: a rate that may be larger is said to have no upper bound
+MOST_EVENTS = 16_000_000  # events (certify.py) that may be sorted; then ends stay as loose as they are
+SPLIT_FOR_AN_END = 4  # boxes that are split together for each end
 
 # Arrays of 10 ends: of each name the low one, negated, so that larger is further out; then the high one.
 
@@ -54,7 +64,7 @@ def determine(
     most_events: int = MOST_EVENTS,
 ) -> Determined:
     """Find the range of each number over all curves with `hits` hits. `start`: (q, beta) of such curves, at least one."""
-    size = np.array([1.0, 1.0, 1.0, max(q[1] - q[0], NARROWEST), max(beta[1] - beta[0], NARROWEST)])
+    size = np.array([1.0, 1.0, 1.0, max(q[1] - q[0], LEAST_WIDTH), max(beta[1] - beta[0], LEAST_WIDTH)])
     per_sweep = 4 * len(intervals.cycles) ** 2 + BOX_EVENTS // 2  # 2K events on each of 2K + 1 lines, and the rest
     points = np.array(start, dtype=float)
     ends = _ends_at(intervals, points, hits)
@@ -62,10 +72,7 @@ def determine(
     halves = _Boxes.of(intervals, np.array([[*q, *beta]], dtype=float), hits)
     reached, outside, num_sweeps = ends.max(axis=0), np.full(10, -np.inf), 2
     while True:
-        upper = np.where(
-            reached[1::2] < UNBOUNDED, reached[1::2], 0.0
-        )  # no upper end: the lower one is its own measure
-        fine = np.repeat(np.maximum(FINE * np.abs(upper + reached[::2]), FINEST * size), 2)
+        fine = _accuracies(reached, size)
         boxes = boxes.and_(halves)
         gain = (boxes.ends - reached) / fine
         is_open = (gain > 1).any(axis=1)
@@ -73,7 +80,7 @@ def determine(
         boxes, gain = boxes.only(is_open), gain[is_open]
         if not len(gain) or num_sweeps * per_sweep > most_events:
             break
-        first = np.argsort(-gain, axis=0, kind="stable")[:BATCH]  # for each end the boxes that may move it furthest
+        first = np.argsort(-gain, axis=0, kind="stable")[:SPLIT_FOR_AN_END]  # the boxes that may move an end furthest
         chosen = np.isin(np.arange(len(gain)), first[np.take_along_axis(gain, first, axis=0) > 1])
         split, boxes = boxes.only(chosen), boxes.only(~chosen)
         along_q = _cut_across_q(split, gain[chosen].argmax(axis=1) // 2, size)
@@ -84,17 +91,23 @@ def determine(
         ends = np.concatenate([ends, _ends_at(intervals, middles, hits)])
         reached = ends.max(axis=0)
         num_sweeps += 2 * len(split.sides) + len(middles)
-    outer = np.maximum(np.maximum(reached, outside), boxes.ends.max(axis=0, initial=-np.inf)).reshape(5, 2)
-    tight = (outer - reached.reshape(5, 2) <= 2 * fine.reshape(5, 2)).all(axis=1)
+    outer = np.maximum(np.maximum(reached, outside), boxes.ends.max(axis=0, initial=-np.inf))
+    tight = (outer - reached <= 2 * fine).reshape(5, 2).all(axis=1)
     units = (intervals.scale, intervals.scale, intervals.scale, 1.0, 1.0)
     return Determined(
         ranges={
-            name: (max(0.0, -low) * unit, high * unit if high < UNBOUNDED else None)
-            for name, (low, high), unit in zip(NAMES, outer.tolist(), units, strict=True)
+            name: (max(0.0, -low) * unit, high * unit if high < UNBOUNDED_RATE else None)
+            for name, (low, high), unit in zip(NAMES, outer.reshape(5, 2).tolist(), units, strict=True)
         },
         tight=dict(zip(NAMES, tight.tolist(), strict=True)),
         points=tuple((float(x), float(y)) for x, y in points[np.unique(ends.argmax(axis=0))]),
     )
+
+
+def _accuracies(reached: Floats, size: Floats) -> Floats:
+    """How much further out than what was reached each of 10 ends may be."""
+    upper = np.where(reached[1::2] < UNBOUNDED_RATE, reached[1::2], 0.0)  # without one the lower end is its own measure
+    return np.repeat(np.maximum(ACCURACY * np.abs(upper + reached[::2]), FINEST_ACCURACY * size), 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +121,7 @@ class _Boxes:
     @classmethod
     def of(cls, intervals: Intervals, sides: Floats, hits: int) -> "_Boxes":
         low, high, along_q = shape_range(sides, intervals.cycles, intervals.pruning_rate)
-        low, high = low * (1 - WIDEN), np.minimum(high * (1 + WIDEN), 1.0)
+        low, high = low * (1 - WIDENING), np.minimum(high * (1 + WIDENING), 1.0)
         ends = np.hstack([_ends(low, high, *bound_limits(intervals), hits), sides * (-1, 1, -1, 1)])
         return cls(sides=sides, ends=ends, along_q=along_q).only(ends[:, 0] > -np.inf)
 
@@ -144,7 +157,7 @@ def _ends(low: Floats, high: Floats, lo: Floats, hi: Floats, hits: int) -> Float
     at_zero = np.concatenate([hi, lo, [0.0]])
     fall = np.concatenate([low, high, np.zeros((num_boxes, 1))], axis=1)
     ends = np.empty((num_boxes, 6))
-    step = max(1, CHUNK // (4 * num * num))
+    step = max(1, CHUNK_EVENTS // (4 * num * num))
     for first in range(0, num_boxes, step):
         part = slice(first, first + step)
         swept = sweep(low[part], high[part], lo, hi, at_zero=at_zero, fall=fall[part])
@@ -155,7 +168,7 @@ def _ends(low: Floats, high: Floats, lo: Floats, hi: Floats, hits: int) -> Float
         delta = (np.take_along_axis(swept.keys, events, axis=2) & ~1).view(np.float64)  # the first and the last
         with np.errstate(invalid="ignore"):  # infinity times 0
             eps = (at_zero[:, None] - np.where(fall[part, :, None] == 0, 0.0, fall[part, :, None] * delta)).clip(min=0)
-            numbers = (eps, delta.clip(max=UNBOUNDED), (eps + delta).clip(max=UNBOUNDED))
+            numbers = (eps, delta.clip(max=UNBOUNDED_RATE), (eps + delta).clip(max=UNBOUNDED_RATE))
             for column, number in enumerate(numbers):
                 ends[part, 2 * column] = np.where(nowhere, -np.inf, -number).max(axis=(1, 2))
                 ends[part, 2 * column + 1] = np.where(nowhere, -np.inf, number).max(axis=(1, 2))

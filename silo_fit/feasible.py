@@ -17,17 +17,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from silo_fit.certify import CHUNK, Bools, count_hits, found_limits, sweep
+from silo_fit.certify import CHUNK_EVENTS, Bools, count_hits, found_limits, sweep
 from silo_fit.curve import Floats, shape
 from silo_fit.tables import Intervals
 
 # Axes: P points of (q, beta), N cells, K cycles, L = 2K + 2 sides, M sides of several cells together.
 Ints = NDArray[np.int64]
-LOSS_DIGITS = 15  # losses that differ by less are equal
-MOST_OPENINGS = 4096  # of cells, for one point: a table of intervals without width has very many
-MOST_BORDERS = 40_000_000  # limits on sides, that are worked out for a picture
-TINY = float(np.finfo(float).tiny)
-STRICT = 1e-10  # a curve is kept this far inside its intervals where it can be: more than the 5e-12 that 11 digits lose
+LOSS_DIGITS = 15  # decimals: losses that agree in them are equal
+MOST_CELLS = 4096  # cells looked for at one (q, beta), some of them twice: a table of intervals without width has more
+MOST_LIMITS = 40_000_000  # limits, one for each side and cycle, that best_curves works out: a picture needs no more
+LEAST_HEIGHT = float(np.finfo(float).tiny)  # the smallest float: values are raised to it so that their logs are finite
+# Of the largest hi: where it can, a curve stays this far inside its intervals; rounding to 11 digits loses 5e-12.
+STRICT_MARGIN = 1e-10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ class Cells:
 def find_cells(values: Floats, lo: Floats, hi: Floats) -> Cells:
     """Return the sets of cycles that reach the most hits for their point, those that rise least first."""
     found: list[tuple[Ints, Bools, Floats, Floats]] = []
-    step = max(1, CHUNK // (2 * len(lo) ** 2))
+    step = max(1, CHUNK_EVENTS // (2 * len(lo) ** 2))
     for first in range(0, len(values), step):
         part = values[first : first + step]
         swept = sweep(part, part, lo, hi)
@@ -68,7 +69,7 @@ def find_cells(values: Floats, lo: Floats, hi: Floats) -> Cells:
         point, line, place = np.nonzero(opens)
         delta = (swept.keys[point, line, place] & ~1).view(np.float64)
         order = np.lexsort((delta, point))
-        order = order[np.arange(len(order)) - np.searchsorted(point, point) < MOST_OPENINGS]
+        order = order[np.arange(len(order)) - np.searchsorted(point, point) < MOST_CELLS]
         point, line, delta = point[order], line[order], delta[order]
         members = (swept.start[point, line] <= np.nextafter(delta, np.inf)[:, None]) & (
             swept.end[point, line] >= delta[:, None]
@@ -122,7 +123,7 @@ def solve(intervals: Intervals, q: float, beta: float) -> Solution:
     cells = find_cells(values[None], *tolerant)
     lo, hi = intervals.scaled("lo"), intervals.scaled("hi")
     logs = np.log(intervals.scaled("max_lr"))
-    strict = (lo + STRICT, hi - STRICT)
+    strict = (lo + STRICT_MARGIN, hi - STRICT_MARGIN)
     for limits in (strict, tolerant):
         members, eps, delta = _closest(values, logs, cells, limits)
         if len(eps):
@@ -141,7 +142,7 @@ def solve(intervals: Intervals, q: float, beta: float) -> Solution:
 
 
 def _losses(values: Floats, logs: Floats, members: Bools, eps: Floats, delta: Floats) -> Floats:
-    heights = np.maximum(eps[:, None] + delta[:, None] * values, TINY)
+    heights = np.maximum(eps[:, None] + delta[:, None] * values, LEAST_HEIGHT)
     squares = np.where(members, (np.log(heights) - logs) ** 2, 0.0)
     return np.asarray(squares.sum(axis=1) / members.sum(axis=1))
 
@@ -164,7 +165,7 @@ def _closest(values: Floats, logs: Floats, cells: Cells, limits: tuple[Floats, F
     best = least[free & known].min(initial=np.inf)
     rest = np.flatnonzero(~(free & known))
     rest = rest[np.lexsort((start[rest], least[rest]))]
-    step = max(1, CHUNK // (2 * len(values) ** 2))
+    step = max(1, CHUNK_EVENTS // (2 * len(values) ** 2))
     for first in range(0, len(rest), step):
         part = rest[first : first + step]
         if least[part[0]] >= best:
@@ -200,7 +201,7 @@ def _best_on_sides(values: Floats, logs: Floats, members: Bools, sides: Floats) 
 
 def _falls(from_: Floats, rise: Floats, logs: Floats, place: Floats) -> Bools:
     """Whether the loss falls along each side, at a place between 0 and 1 on it."""
-    heights = np.maximum(from_ + place[:, None] * rise, TINY)
+    heights = np.maximum(from_ + place[:, None] * rise, LEAST_HEIGHT)
     return np.asarray(((np.log(heights) - logs) * rise / heights).sum(axis=1) < 0)
 
 
@@ -242,7 +243,7 @@ class BestCurves:
     def band(self, cycles: Floats) -> tuple[Floats, Floats]:
         """Lowest and highest value of these curves at each cycle."""
         low, high = np.full(len(cycles), np.inf), np.zeros(len(cycles))
-        step = max(1, CHUNK // max(1, len(cycles)))
+        step = max(1, CHUNK_EVENTS // max(1, len(cycles)))
         for first in range(0, len(self.eps), step):
             part = slice(first, first + step)
             risen = shape(cycles, self.q[part, None], self.beta[part, None], self.pruning_rate)
@@ -274,9 +275,9 @@ def _corners(intervals: Intervals, points: Floats, hits: int) -> BestCurves:
     values = shape(intervals.cycles, points[:, :1], points[:, 1:], intervals.pruning_rate)
     reaching = count_hits(values, values, *limits) >= hits
     points, values = points[reaching], values[reaching]
-    cells = find_cells(values, *limits).first(max(1, MOST_BORDERS // (2 * values.shape[1] ** 2 * max(1, len(points)))))
+    cells = find_cells(values, *limits).first(max(1, MOST_LIMITS // (2 * values.shape[1] ** 2 * max(1, len(points)))))
     found = [np.column_stack([cells.eps, cells.delta, cells.point])]
-    step = max(1, CHUNK // (2 * values.shape[1] ** 2))
+    step = max(1, CHUNK_EVENTS // (2 * values.shape[1] ** 2))
     for first in range(0, len(cells.point), step):
         part = slice(first, first + step)
         ends = borders(values[cells.point[part]], cells.members[part], *limits)

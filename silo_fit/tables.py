@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from oracle.errors import TableError
-from oracle.storage import expanded
+from oracle.errors import FolderError, TableError
+from oracle.storage import expanded, kind_of, read_file
 from silo_fit.curve import Floats, SiloCurve
 
 if TYPE_CHECKING:
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     import pyarrow
 
 TOLERANCE = 1e-9  # of the largest hi: a value this close to an interval counts as inside
-DIGITS = 11  # kept of a rate divided by the largest hi, so that another unit changes no bit of what follows
-MOST_CYCLES_OFF = 0.3  # percent remaining further than this from a whole number of cycles is worth a warning
-LAST_CYCLE = 100_000  # beyond it a cycle is surely a mistake
-LEAST_RATE = 1e-6  # of pruning: below, a million cycles prune as much as one usually does
-RATES = ("lo", "max_lr", "hi")
+RATE_DIGITS = 11  # kept of a rate divided by the largest hi, so that another unit changes no bit of what follows
+MOST_CYCLES_OFF = 0.3  # cycles: percent remaining further than this from a whole number of them is worth a warning
+LAST_CYCLE = 100_000  # a later cycle is surely a mistake
+LEAST_PRUNING_RATE = 1e-6  # fraction: below, a million cycles prune as much as one usually does
+RATE_COLUMNS = ("lo", "max_lr", "hi")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,7 +70,7 @@ class Intervals:
 
 @functools.lru_cache(maxsize=12)  # solvers ask for the same ones again and again
 def _scaled(intervals: Intervals, name: str) -> Floats:
-    return np.array([float(f"{rate:.{DIGITS}g}") for rate in getattr(intervals, name) / intervals.scale])
+    return np.array([float(f"{rate:.{RATE_DIGITS}g}") for rate in getattr(intervals, name) / intervals.scale])
 
 
 def read_intervals(source: str | Path, *, pruning_rate: float | None = None) -> Intervals:
@@ -95,7 +95,7 @@ def parse_intervals(
     columns = _columns(table)
     rate = _pruning_rate(table, pruning_rate)
     cycle_column = "cycle" if "cycle" in columns else "percent_remaining"
-    missing = [column for column in (cycle_column, *RATES) if column not in columns]
+    missing = [column for column in (cycle_column, *RATE_COLUMNS) if column not in columns]
     if missing:
         wanted = "cycle (or percent_remaining), lo, max_lr, hi"
         names = ", ".join("cycle" if column == "percent_remaining" else column for column in missing)
@@ -106,20 +106,10 @@ def parse_intervals(
     if not columns[cycle_column]:
         raise TableError(f"{name}: the table has no rows; one a searched cycle is needed")
 
-    warnings: list[str] = []
-    if cycle_column == "cycle":
-        cycles = [_cycle(value, row) for row, value in enumerate(columns["cycle"], start=1)]
-        labels = [f"cycle {cycle}" for cycle in cycles]
-        if "percent_remaining" in columns:
-            warnings.append("the table holds cycle and percent_remaining; only cycle is read")
-    else:
-        cycles, labels = _cycles_from_percent(columns["percent_remaining"], rate, warnings)
-    for position, cycle in enumerate(cycles):
-        if cycle in cycles[:position]:
-            raise TableError(f"{labels[position]}: there twice (rows {cycles.index(cycle) + 1} and {position + 1})")
+    cycles, labels, warnings = _read_cycles(columns, rate)
     rates = {
         column: [_number(value, column, label) for value, label in zip(columns[column], labels, strict=True)]
-        for column in RATES
+        for column in RATE_COLUMNS
     }
     for label, lo, best, hi in zip(labels, *rates.values(), strict=True):
         _check_interval(label, lo, best, hi)
@@ -137,7 +127,7 @@ def parse_intervals(
         num_candidates=_mean(columns, "num_candidates", labels),
         num_seeds=_mean(columns, "num_seeds", labels),
         metadata=_described(table),
-        warnings=tuple(warnings),
+        warnings=warnings,
     )
 
 
@@ -166,35 +156,50 @@ def _paper(name: str, pruning_rate: float | None) -> Intervals:
     return Intervals(**{**fields, "paper_curve": curve})
 
 
+def file_within(folder: str, name: str) -> str:
+    """Where a file of a folder lies, here or in an object store.
+
+    >>> file_within("runs/mine", "oracle.parquet"), file_within("s3://bucket/mine/?region=eu", "oracle.parquet")
+    ('runs/mine/oracle.parquet', 's3://bucket/mine/oracle.parquet?region=eu')
+    """
+    if "://" not in folder:
+        return str(expanded(folder) / name)
+    path, question, query = folder.partition("?")
+    return f"{path.rstrip('/')}/{name}{question}{query}"
+
+
 def _load(source: str) -> Any:
     """Read a file, or the oracle.parquet of a folder, here or in an object store."""
-    import pyarrow as pa
-    from pyarrow import csv, fs, parquet
-
     try:
-        if "://" in source:
-            filesystem, path = fs.FileSystem.from_uri(source)
-        else:
-            filesystem, path = fs.LocalFileSystem(), str(expanded(source))
-        kind = filesystem.get_file_info(path).type
-        if kind == fs.FileType.Directory:
-            path = f"{path.rstrip('/')}/oracle.parquet"
-            if filesystem.get_file_info(path).type != fs.FileType.File:
-                raise TableError(f"{source}: no oracle.parquet in this folder; has its search finished a cycle?")
-        elif kind != fs.FileType.File:
-            raise TableError(
-                f"{source}: no such file or folder; give oracle.parquet, a search's folder, a CSV file, "
-                f"or {' or '.join(paper_names())}"
-            )
-        if path.lower().endswith(".parquet"):
-            return parquet.read_table(path, filesystem=filesystem)
-        if path.lower().endswith(".csv"):
-            with filesystem.open_input_stream(path) as stream:
-                return csv.read_csv(stream)
+        kind = kind_of(source)
+        where = file_within(source, "oracle.parquet") if kind == "folder" else source
+        suffix = Path(where.partition("?")[0] if "://" in where else where).suffix.lower()
+        if kind and suffix not in (".csv", ".parquet"):
+            raise TableError(f"{source}: not a .csv or .parquet file")
+        content = read_file(where) if kind else None
+    except FolderError as error:
+        raise TableError(str(error)) from error
+    if content is not None:
+        return _parsed(source, content, suffix)
+    if kind == "folder":
+        raise TableError(f"{source}: no oracle.parquet in this folder; has its search finished a cycle?")
+    raise TableError(
+        f"{source}: no such file or folder; give oracle.parquet, a search's folder, a CSV file, "
+        f"or {' or '.join(paper_names())}"
+    )
+
+
+def _parsed(source: str, content: bytes, suffix: str) -> Any:
+    """The Arrow table in a file's bytes."""
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    read = csv.read_csv if suffix == ".csv" else parquet.read_table
+    try:
+        return read(pa.BufferReader(content))
     except (pa.ArrowException, OSError) as error:
         said = str(error).splitlines()[0].replace("\0", "")
         raise TableError(f"{source}: cannot be read: {said}. A CSV file is UTF-8 text with commas") from error
-    raise TableError(f"{source}: not a .csv or .parquet file")
 
 
 def _columns(table: Any) -> dict[str, list[Any]]:
@@ -224,9 +229,9 @@ def _pruning_rate(table: Any, given: float | None) -> float:
     if given is None and known is None:
         raise TableError("pruning rate: not in the table; give the fraction removed per cycle (--pruning-rate 0.2)")
     rate = _number(known if given is None else given, "pruning rate", "")
-    if 0 < rate < LEAST_RATE or 1 - LEAST_RATE < rate < 1:
+    if 0 < rate < LEAST_PRUNING_RATE or 1 - LEAST_PRUNING_RATE < rate < 1:
         raise TableError(
-            f"pruning rate: {rate:g} is closer to {round(rate)} than {LEAST_RATE:g}: nothing can be told from it"
+            f"pruning rate: {rate:g} is closer to {round(rate)} than {LEAST_PRUNING_RATE:g}: nothing can be told from it"
         )
     if not 0 < rate < 1:
         raise TableError(f"pruning rate: {rate:g} is not between 0 and 1; it is a fraction, so 20% is 0.2")
@@ -271,9 +276,24 @@ def _cycle(value: Any, row: int) -> int:
     return int(cycle)
 
 
-def _cycles_from_percent(values: Sequence[Any], rate: float, warnings: list[str]) -> tuple[list[int], list[str]]:
+def _read_cycles(columns: Mapping[str, list[Any]], rate: float) -> tuple[list[int], list[str], tuple[str, ...]]:
+    """The cycle of each row, its name in messages, and warnings."""
+    if "cycle" not in columns:
+        cycles, labels, warnings = _cycles_from_percent(columns["percent_remaining"], rate)
+    else:
+        cycles = [_cycle(value, row) for row, value in enumerate(columns["cycle"], start=1)]
+        labels = [f"cycle {cycle}" for cycle in cycles]
+        both = "percent_remaining" in columns
+        warnings = ["the table holds cycle and percent_remaining; only cycle is read"] if both else []
+    for position, cycle in enumerate(cycles):
+        if cycle in cycles[:position]:
+            raise TableError(f"{labels[position]}: there twice (rows {cycles.index(cycle) + 1} and {position + 1})")
+    return cycles, labels, tuple(warnings)
+
+
+def _cycles_from_percent(values: Sequence[Any], rate: float) -> tuple[list[int], list[str], list[str]]:
     """Percent remaining is 100 (1-p)^m, so m = log(percent / 100) / log(1-p), rounded."""
-    cycles, labels = [], []
+    cycles, labels, warnings = [], [], []
     for row, value in enumerate(values, start=1):
         percent = _number(value, "percent_remaining", f"row {row}")
         if not 0 < percent <= 100:
@@ -288,7 +308,7 @@ def _cycles_from_percent(values: Sequence[Any], rate: float, warnings: list[str]
             )
         cycles.append(cycle)
         labels.append(label)
-    return cycles, labels
+    return cycles, labels, warnings
 
 
 def _check_interval(label: str, lo: float, best: float, hi: float) -> None:

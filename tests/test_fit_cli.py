@@ -8,7 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from silo_fit import cli
+from silo_fit import cli, words
+from silo_fit.fit import fit
+from silo_fit.tables import read_intervals
 
 ROWS = "0,0.03,0.04,0.05\n3,0.05,0.06,0.07\n7,0.08,0.09,0.1\n"
 
@@ -49,6 +51,12 @@ def test_fit_says_hits_proof_parameters_and_costs(silo_fit):
         "greedy Oracle 160",
     ):
         assert part in " ".join(out.split())
+
+
+def test_fit_prints_the_whole_comparison(silo_fit):
+    printed = " ".join(silo_fit("fit", "paper:resnet20")[1].split())
+    for row in words.comparison(fit(read_intervals("paper:resnet20"))):
+        assert " ".join(filter(None, row)) in printed
 
 
 def test_fit_speaks_json(silo_fit, table):

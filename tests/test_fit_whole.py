@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from oracle.errors import CurveError
 from silo_fit import fit as fit_module
+from silo_fit import words
+from silo_fit.complexity import trainings
 from silo_fit.curve import SiloCurve
-from silo_fit.fit import check, fit, trainings
+from silo_fit.fit import check, fit
 from silo_fit.tables import parse_intervals, read_intervals
 
 TABLE = pd.DataFrame(
@@ -56,8 +58,8 @@ def test_fitting_and_reading_load_neither_torch_nor_ray(tmp_path):
 def test_all_five_intervals_of_the_papers_tables_are_hit_and_proven(name):
     best = fit(read_intervals(f"paper:{name}"))
     assert (best.hits, best.most_hits, best.certified) == (5, 5, True)
-    assert best.paper_default.hits == 5
-    assert best.whole_q_hits == 5
+    assert best.rivals.paper_default.hits == 5
+    assert best.rivals.whole_q_hits == 5
     assert "not determined" in best.determined["beta"]
 
 
@@ -77,7 +79,7 @@ def test_fit_counts_what_it_says(result):
 
 def test_half_way_and_rise_are_those_of_the_curve(result):
     start, end = result.rise
-    for cycle, part in ((start, 0.05), (result.half_way, 0.5), (end, 0.95)):
+    for cycle, part in ((start, 0.05), (result.curve.half_way, 0.5), (end, 0.95)):
         assert (result.curve(cycle) - result.curve.eps) / result.curve.delta == pytest.approx(part)
 
 
@@ -128,15 +130,32 @@ def test_json_has_no_infinity_and_the_names_of_the_fields(result):
     assert [row["cycle"] for row in fields["per_cycle"]] == TABLE["cycle"].tolist()
 
 
+def test_names_in_json_have_not_changed(result):
+    assert list(result.as_dict()) == [
+        "curve", "hits", "num_cycles", "most_hits", "certified", "depth", "per_cycle", "ranges", "determined", "half_way",
+        "rise", "s_shape_supported", "constant_max_lr", "constant_hits", "whole_q_hits", "wide_hits", "wide_certified",
+        "wide_ranges", "paper_default", "paper_curve", "found_by", "next_cycle", "edge_limited", "trainings", "settings",
+        "versions", "source", "notices",
+    ]  # fmt: skip
+
+
+def test_a_gap_in_the_proof_is_said(result):
+    short = dataclasses.replace(result, most_hits=result.hits + 2)
+    assert not short.certified
+    assert "a gap of 2 remains" in words.proof(short)
+    assert any("not certified" in notice for notice in short.notices)
+    assert words.proof(result).startswith("proven: no curve with q in [0, 3] and beta in [3, 6]")
+
+
 @pytest.mark.parametrize("kind", ["flat", "falling"])
 def test_flat_and_falling_tables_support_no_s_shape(kind):
     best = {"flat": np.full(8, 0.05), "falling": np.linspace(0.09, 0.02, 8)}[kind]
     table = pd.DataFrame({"cycle": range(8), "lo": 0.9 * best, "max_lr": best, "hi": 1.1 * best})
     found = fit(table, pruning_rate=0.2)
     assert not found.s_shape_supported
-    assert found.constant_hits == found.hits == found.most_hits
-    hit = ((table["lo"] <= found.constant_max_lr) & (found.constant_max_lr <= table["hi"])).sum()
-    assert hit == found.constant_hits
+    assert found.rivals.constant_hits == found.hits == found.most_hits
+    hit = ((table["lo"] <= found.rivals.constant_max_lr) & (found.rivals.constant_max_lr <= table["hi"])).sum()
+    assert hit == found.rivals.constant_hits
     assert any("no S-shape supported" in notice for notice in found.notices)
 
 
@@ -181,7 +200,7 @@ def test_wider_range_that_hits_more_is_said_and_not_taken():
     found = fit(table, pruning_rate=0.2)
     assert found.curve.q <= 3
     assert 3 <= found.curve.beta <= 6
-    assert found.wide_hits == 16 > found.hits
+    assert found.rivals.wide_hits == 16 > found.hits
     assert any("wider range hits more: 16" in notice for notice in found.notices)
     wide = fit(table, pruning_rate=0.2, q=(0, 10), beta=(1, 12))
     assert wide.hits == 16
@@ -242,6 +261,13 @@ def test_training_counts_are_those_of_20_candidates_and_25_cycles():
     assert seeds["greedy_oracle"] == 2500
 
 
+def test_a_joint_oracle_beyond_all_numbers_is_not_counted():
+    table = pd.DataFrame({"cycle": [0, 400], "lo": 1, "max_lr": 2, "hi": 3})
+    found = fit(table, pruning_rate=0.2, trials=2)
+    assert "joint_oracle" not in found.trainings
+    assert words.trainings(found)[1]["joint Oracle"] == "over 1e300"
+
+
 def test_optuna_keeps_the_callers_verbosity_and_prints_nothing(capfd):
     optuna.logging.set_verbosity(optuna.logging.DEBUG)
     try:
@@ -283,8 +309,8 @@ def test_two_hundred_cycles_are_fitted():
 
 
 def test_fields_that_others_rely_on_are_there(result):
-    names = {field.name for field in dataclasses.fields(result)}
-    assert names >= {"curve", "hits", "num_cycles", "most_hits", "certified", "depth", "per_cycle", "ranges"}
+    names = ("curve", "hits", "num_cycles", "most_hits", "certified", "depth", "per_cycle", "ranges")
+    assert all(hasattr(result, name) for name in (*names, "determined", "notices", "as_dict"))
     assert fit_module.fit.__kwdefaults__ == {"pruning_rate": None, "q": (0, 3), "beta": (3, 6), "seed": 0, "trials": 50}
 
 

@@ -5,14 +5,17 @@ import json
 import re
 import shutil
 import subprocess
+from html import escape
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from silo_fit import words
 from silo_fit.curve import SiloCurve
+from silo_fit.figures import heat_map
 from silo_fit.fit import fit
-from silo_fit.report import heat_map, render, write_report
+from silo_fit.report import render, write_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
@@ -124,11 +127,17 @@ def test_a_tolerance_that_is_none_is_the_papers(result, trials, tolerance):
 
 def test_report_tells_what_the_fit_found(page, result):
     html = page.read_text()
-    assert f"<strong>{result.hits} of 8 intervals hit.</strong>" in html
+    assert f"<strong>{result.hits} of 8 intervals hit</strong>" in html
     assert html.count('class="no"') == 8 - result.hits > 0
-    for words in result.determined.values():
-        assert words in html
+    for said in result.determined.values():
+        assert said in html
     assert result.versions["optuna"] in html
+
+
+def test_report_draws_the_whole_comparison(page, result):
+    html = page.read_text()
+    for row in words.comparison(result):
+        assert f"<td>{'</td><td>'.join(map(escape, row))}</td>" in html
 
 
 def test_heat_map_shows_the_gap_to_the_cycles_best_clipped_and_marks_diverged_candidates(result, trials):
