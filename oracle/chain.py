@@ -1,5 +1,5 @@
 """`run_oracle`, where others import it from."""
 
-from oracle.search.chain import run_oracle
+from oracle.search.run import run_oracle
 
 __all__ = ["run_oracle"]

@@ -6,13 +6,13 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
 from oracle.errors import BudgetError, Error, FolderError
+from oracle.execution.executors import EXECUTORS, Asked
 from oracle.experiment import Experiment, load_experiment, preset_names
 
 if TYPE_CHECKING:
@@ -25,28 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Search the best peak learning rate (max_lr) at every cycle of iterative pruning.",
 )
-
-
-class ExecutorName(StrEnum):
-    """Who trains."""
-
-    ray = "ray"
-    local = "local"
-
-
-class BackendName(StrEnum):
-    """How candidates are trained."""
-
-    auto = "auto"
-    plain = "plain"
-    pack = "pack"
-
-
-class Carry(StrEnum):
-    """What becomes of final weights until a cycle is chosen."""
-
-    keep = "keep"
-    retrain = "retrain"
 
 
 def _not_empty(value: str | None) -> str | None:
@@ -63,10 +41,10 @@ Set = Annotated[
 DataPath = Annotated[
     str | None, typer.Option("--data", metavar="DIR", help="Where the images lie (data.path).", callback=_not_empty)
 ]
-Executor = Annotated[ExecutorName, typer.Option(help="Ray Tune, or this process alone.")]
+Executor = Annotated[str, typer.Option(metavar=f"<{'|'.join(EXECUTORS)}>", help="Ray Tune, or this process alone.")]
 Address = Annotated[str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster: local, auto or HOST:PORT.")]
 Slots = Annotated[int | None, typer.Option(min=1, help="Packs trained at a time; all that fit by default.")]
-Backend = Annotated[BackendName, typer.Option(help="Candidates in packs, or one by one in plain PyTorch.")]
+Backend = Annotated[Asked, typer.Option(help="Candidates in packs, or one by one in plain PyTorch.")]
 PackSize = Annotated[int | None, typer.Option(min=1, help="Candidates in a pack, at most.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON on standard output.")]
 MaxHours = Annotated[float | None, typer.Option(min=0, help="Refuse to start above this many hours.")]
@@ -79,16 +57,17 @@ def search(
     out: Annotated[
         str | None, typer.Option(help="The run's folder: local, s3:// or gs://. [runs/NAME]", callback=_not_empty)
     ] = None,
-    executor: Executor = ExecutorName.ray,
+    executor: Executor = "ray",
     address: Address = None,
     set_: Set = None,
     data: DataPath = None,
     slots: Slots = None,
-    backend: Backend = BackendName.auto,
+    backend: Backend = "auto",
     pack_size: PackSize = None,
-    carry: Annotated[Carry, typer.Option(help="Keep each trial's weights until its cycle is chosen, or retrain.")] = (
-        Carry.keep
-    ),
+    carry: Annotated[
+        Literal["keep", "retrain"],
+        typer.Option(help="Keep each trial's weights until its cycle is chosen, or retrain."),
+    ] = "keep",
     checkpoint_seconds: Annotated[float, typer.Option(min=0, help="Between two checkpoints of a long pack.")] = 60.0,
     max_hours: MaxHours = None,
     as_json: AsJson = False,
@@ -99,7 +78,7 @@ def search(
     out = out or f"runs/{experiment.name}"
     if max_hours is not None:
         _check_budget(_plan(experiment, executor, address, slots, backend, pack_size, out), max_hours)
-    from oracle.search.chain import run_oracle
+    from oracle.search.run import run_oracle
     from oracle.view.terminal import LiveView
 
     # The stream itself: while Ray trains, the names sys.stdout and sys.stderr lead nowhere.
@@ -109,14 +88,14 @@ def search(
         run_oracle(
             experiment,
             out,
-            executor=executor.value,
+            executor=executor,
             address=address,
             slots=slots,
-            backend=backend.value,
+            backend=backend,
             pack_size=pack_size,
-            carry=carry.value,
+            carry=carry,
             checkpoint_seconds=checkpoint_seconds,
-            watch=view,
+            listeners=[view],
         )
     except KeyboardInterrupt:
         Console(stderr=True, highlight=False).print(
@@ -136,12 +115,12 @@ def plan_(
             help="A run's folder: what it holds already takes no more time.", show_default=False, callback=_not_empty
         ),
     ] = None,
-    executor: Executor = ExecutorName.ray,
+    executor: Executor = "ray",
     address: Address = None,
     set_: Set = None,
     data: DataPath = None,
     slots: Slots = None,
-    backend: Backend = BackendName.auto,
+    backend: Backend = "auto",
     pack_size: PackSize = None,
     max_hours: MaxHours = None,
     as_json: AsJson = False,
@@ -152,14 +131,14 @@ def plan_(
     found = _plan(experiment, executor, address, slots, backend, pack_size, out)
     if max_hours is not None:
         _check_budget(found, max_hours)
-    from oracle.view.terminal import duration, extent
+    from oracle.view.terminal import duration
 
     if as_json:
         print(json.dumps(asdict(found), indent=2))
         return
     done = f", {found.trainings_done:,} of them done" if found.trainings_done else ""
     lines = {
-        "trainings": f"{found.trainings:,} ({extent(experiment)}){done}",
+        "trainings": f"{found.trainings:,} ({_extent(experiment)}){done}",
         "steps": f"{found.steps:,} ({found.steps_per_training:,} a training)",
         "network": f"{experiment.network.name}, {found.parameters:,} parameters",
         "disk": f"{_size(found.disk_bytes)} at the fullest; with --carry retrain {_size(found.disk_bytes_retrain)}, "
@@ -185,18 +164,19 @@ def show(out: Folder, as_json: AsJson = False) -> None:
 @app.command(epilog="Example: oracle presets")
 def presets(as_json: AsJson = False) -> None:
     """List the experiments that ship, one line each."""
-    shipped = [load_experiment(name) for name in preset_names()]
-    if as_json:
-        print(json.dumps([{"name": it.name, "trainings": it.num_trainings} for it in shipped], indent=2))
-        return
-    from oracle.view.terminal import extent
+    from oracle.search.strategies import least_trainings, make_strategy
 
+    shipped = [load_experiment(name) for name in preset_names()]
+    trainings = {it.name: least_trainings(it, make_strategy(it)) for it in shipped}
+    if as_json:
+        print(json.dumps([{"name": name, "trainings": count} for name, count in trainings.items()], indent=2))
+        return
     width = max(len(it.name) for it in shipped)
     console = _console()
     for it in shipped:
         console.print(
             f"{it.name:<{width}}  {it.network.name} on {it.data.source}, {it.pruning.method}, "
-            f"{extent(it)}: {it.num_trainings:,} trainings of {it.training.epochs} epochs"
+            f"{_extent(it)}: {trainings[it.name]:,} trainings of {it.training.epochs} epochs"
         )
 
 
@@ -241,11 +221,11 @@ def run(command: Callable[..., Any]) -> None:
         sys.exit(130)
 
 
-def _address(context: typer.Context, address: str | None, executor: ExecutorName) -> str | None:
+def _address(context: typer.Context, address: str | None, executor: str) -> str | None:
     """Without the environment's RAY_ADDRESS where no Ray is used; one on the command line is refused there."""
     given = context.get_parameter_source("address")
     from_environment = given is not None and given.name == "ENVIRONMENT"
-    return None if executor is ExecutorName.local and from_environment else address
+    return None if executor == "local" and from_environment else address
 
 
 def _experiment(preset: str, set_: list[str] | None, data: str | None) -> Experiment:
@@ -257,10 +237,10 @@ def _experiment(preset: str, set_: list[str] | None, data: str | None) -> Experi
 
 def _plan(
     experiment: Experiment,
-    executor: ExecutorName,
+    executor: str,
     address: str | None,
     slots: int | None,
-    backend: BackendName,
+    backend: Asked,
     pack_size: int | None,
     out: str | None,
 ) -> "Plan":
@@ -268,10 +248,10 @@ def _plan(
 
     return plan(
         experiment,
-        executor=executor.value,
+        executor=executor,
         address=address,
         slots=slots,
-        backend=backend.value,
+        backend=backend,
         pack_size=pack_size,
         out=out,
     )
@@ -288,12 +268,21 @@ def _check_budget(found: "Plan", max_hours: float) -> None:
         )
 
 
+def _extent(experiment: Experiment) -> str:
+    from oracle.search.strategies import first_round, make_strategy
+    from oracle.view.terminal import extent
+
+    pairs = first_round(make_strategy(experiment))
+    candidates, seeds = (len(set(values)) for values in zip(*pairs, strict=True))
+    return extent(cycles=experiment.pruning.cycles + 1, candidates=candidates, seeds=seeds)
+
+
 def _where(found: "Plan") -> str:
     return f"on {found.slots} slot{'s' * (found.slots != 1)}, packs of {found.pack_size}"
 
 
 def _show(out: str, as_json: bool, notes: list[str]) -> None:
-    from oracle.runs.tables import read_experiment, read_oracle, read_trials
+    from oracle.runs.records import read_experiment, read_oracle, read_trials
     from oracle.storage import Folder
     from oracle.view.plots import draw
     from oracle.view.terminal import cycle_table

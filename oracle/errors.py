@@ -13,6 +13,7 @@ Error
 ├── DivergedError     every candidate of a cycle diverged
 ├── TrialError        a training crashed: names search, cycle, max_lr and seed
 ├── ClusterError      Ray cannot be reached, or a node cannot do its part
+├── CancelledError    a search was asked to stop
 └── BudgetError       the search would take longer than allowed
 
 Those that are the caller's mistake are ValueErrors too. A message names the thing, what was found, what was expected and
@@ -70,6 +71,10 @@ class TrialError(Error):
 
 class ClusterError(Error):
     """Ray cannot be reached, or a node cannot do its part."""
+
+
+class CancelledError(Error):
+    """A search was asked to stop; what was finished is kept."""
 
 
 class BudgetError(Error):

@@ -1,5 +1,5 @@
 """What a run left, where others import it from."""
 
-from oracle.runs.tables import read_oracle, read_trials
+from oracle.runs.records import read_oracle, read_trials
 
 __all__ = ["read_oracle", "read_trials"]

@@ -52,10 +52,19 @@ def kind_of(url: str | Path) -> Literal["file", "folder"] | None:
 
 
 def _parted(url: str | Path) -> tuple["Folder", str]:
-    """A file's folder and its name in it: s3://bucket/runs/a.csv?region=x is a.csv in s3://bucket/runs?region=x."""
-    path, question, query = str(url).partition("?") if "://" in str(url) else (str(expanded(url)), "", "")
+    """A file's folder and its name in it: s3://bucket/runs/a.csv?region=x is a.csv in s3://bucket/runs?region=x.
+
+    FolderError where nothing is left to name a file.
+    """
+    scheme, mark, rest = str(url).rpartition("://")
+    if mark:
+        path, question, query = rest.partition("?")
+    else:
+        path, question, query = str(expanded(rest)), "", ""
     head, slash, name = path.rpartition("/")
-    return Folder((head or slash or ".") + question + query), name
+    if not name or name in {".", ".."} or (mark and not head):
+        raise FolderError(f"{url}: names no file")
+    return Folder(f"{scheme}{mark}{head or slash or '.'}{question}{query}"), name
 
 
 class Folder:

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
-from oracle.runs.tables import attempts, read_trials
+from oracle.runs.records import attempts, read_trials
 from oracle.storage import Folder
 
 # Long enough to be hit in mid-pack: about 3 s a pack on one core, a checkpoint after every epoch.

@@ -10,17 +10,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from folders import trained, winner_name, winner_of
+from listeners import noting
 
-import oracle.search.chain
 from oracle.data import load_images
 from oracle.errors import ClusterError, DivergedError, ExperimentError, FolderError, NetworkError
-from oracle.events import Watch
+from oracle.events import Event, TrainingStarted
+from oracle.execution import executors
+from oracle.execution.jobs import plan_packs
 from oracle.execution.local import LocalExecutor
 from oracle.experiment import Experiment
-from oracle.runs.networks import read_winner, winner_name
-from oracle.runs.tables import attempts, lineage, read_experiment, read_oracle, read_trials
-from oracle.search.chain import fair_pack_size, plan_packs, run_oracle
+from oracle.runs.cycle import CycleStore, lineage
+from oracle.runs.records import read_experiment, read_oracle, read_trials
 from oracle.search.intervals import find_interval
+from oracle.search.packing import fair_pack_size
+from oracle.search.run import run_oracle
+from oracle.search.strategies import every
 from oracle.storage import Folder
 from oracle.training.parents import Winner, first_parent, next_parent
 
@@ -30,12 +35,6 @@ Tiny = Callable[..., Experiment]
 def timeless(table: pa.Table) -> list[dict[str, Any]]:
     """Rows without the times, which are never the same twice."""
     return [row | {"seconds": None} for row in table.to_pylist()]
-
-
-def trained(out: Path) -> list[tuple[int, int, float]]:
-    """Every (cycle, seed, max_lr) whose training was started from its first epoch, sorted."""
-    starts = [start for start in attempts(Folder(out)) if start["from_epoch"] == 0]
-    return sorted((start["cycle"], start["seed"], max_lr) for start in starts for max_lr in start["candidates"])
 
 
 def test_every_trial_is_trained_once_and_has_a_row(tiny: Tiny, tmp_path: Path) -> None:
@@ -75,7 +74,8 @@ def test_finished_cycles_keep_one_file_of_rows_and_the_winners_alone(tiny: Tiny,
     names = [name for name in Folder(tmp_path).names() if not name.startswith("attempts/")]
     chain = read_oracle(tmp_path)["max_lr"].to_pylist()
     assert names == sorted(
-        ["experiment.yaml", "oracle.parquet", "settings.json"]
+        ["events.jsonl", "experiment.yaml", "oracle.parquet", "settings.json"]
+        + [f"decisions/cycle={cycle:03d}.json" for cycle in range(3)]
         + [
             name
             for cycle in range(3)
@@ -97,44 +97,44 @@ def test_parents_are_pruned_exactly_and_rewound_as_asked(tiny: Tiny, tmp_path: P
         assert row["weights_remaining"] == kept / prunable
         kept -= round(0.2 * kept)
     images = load_images(experiment, torch.device("cpu"))
-    first = read_winner(Folder(tmp_path), 0, 1, lineage([]), table[0]["max_lr"])
+    first = winner_of(tmp_path, 0, 1, [table[0]["max_lr"]])
     assert first is not None
     parent = next_parent(experiment, 1, images, cycle=1, winner=first, first=first)
     source = {
-        "none": first.weights,
-        "weights": first_parent(experiment, 1, images).weights,
-        "reinit": parent.weights,
+        "none": first.state,
+        "weights": first_parent(experiment, 1, images).state,
+        "reinit": parent.state,
     }[rewind]
-    for name, value in parent.weights.items():
+    for name, value in parent.state.items():
         mask = parent.masks.get(name, torch.ones_like(value, dtype=torch.bool))
         assert torch.equal(value, torch.where(mask, source[name], 0))
     if rewind == "reinit":
-        fresh = first_parent(experiment, 1, images).weights
-        assert not torch.equal(parent.weights["1.weight"], torch.where(parent.masks["1.weight"], fresh["1.weight"], 0))
+        fresh = first_parent(experiment, 1, images).state
+        assert not torch.equal(parent.state["1.weight"], torch.where(parent.masks["1.weight"], fresh["1.weight"], 0))
 
 
 def test_weights_go_back_to_the_rewind_step_of_the_first_cycles_winner(tiny: Tiny, tmp_path: Path) -> None:
     experiment = tiny("pruning.rewind_step=2", "pruning.cycles=1")
     table = run_oracle(experiment, tmp_path, executor="local").to_pylist()
-    first = read_winner(Folder(tmp_path), 0, 0, lineage([]), table[0]["max_lr"])
+    first = winner_of(tmp_path, 0, 0, [table[0]["max_lr"]])
     assert first is not None
     assert first.rewind is not None
     images = load_images(experiment, torch.device("cpu"))
-    start = first_parent(experiment, 0, images).weights
+    start = first_parent(experiment, 0, images).state
     for name in ("1.weight", "5.bias"):
         assert not torch.equal(first.rewind[name], start[name])
-        assert not torch.equal(first.rewind[name], first.weights[name])
+        assert not torch.equal(first.rewind[name], first.state[name])
     parent = next_parent(experiment, 0, images, cycle=1, winner=first, first=first)
-    assert torch.equal(parent.weights["5.bias"], first.rewind["5.bias"])
+    assert torch.equal(parent.state["5.bias"], first.rewind["5.bias"])
 
 
 def test_winners_carry_exact_zeros_where_masks_prune(tiny: Tiny, tmp_path: Path) -> None:
     table = run_oracle(tiny(), tmp_path, executor="local").to_pylist()
     chain = [row["max_lr"] for row in table]
-    winner = read_winner(Folder(tmp_path), 2, 0, lineage(chain[:2]), chain[2])
+    winner = winner_of(tmp_path, 2, 0, chain)
     assert winner is not None
     for name, mask in winner.masks.items():
-        assert torch.count_nonzero(winner.weights[name][~mask]) == 0
+        assert torch.count_nonzero(winner.state[name][~mask]) == 0
     assert sum(int(mask.sum()) for mask in winner.masks.values()) == round(table[2]["weights_remaining"] * 8832)
 
 
@@ -162,13 +162,12 @@ def test_rows_that_still_follow_are_kept_while_more_seeds_are_searched(tiny: Tin
     one_rate = "grid.values=[0.1]"  # the same optimum, whatever the seeds
     run_oracle(tiny("seeds=[0]", one_rate), tmp_path, executor="local")
 
-    class Interrupts(Watch):
-        def cycle_starts(self, *, cycle: int, lineage: str, packs: int, trials: int) -> None:
-            if cycle == 1:
-                raise KeyboardInterrupt
+    def interrupt(event: Event) -> None:
+        if isinstance(event, TrainingStarted) and event.cycle == 1:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_oracle(tiny("seeds=[0, 1]", one_rate), tmp_path, executor="local", watch=Interrupts())
+        run_oracle(tiny("seeds=[0, 1]", one_rate), tmp_path, executor="local", listeners=[interrupt])
     assert [row["num_seeds"] for row in read_oracle(tmp_path).to_pylist()] == [2, 1, 1]
 
 
@@ -228,7 +227,7 @@ def test_lost_winners_are_trained_once_more_and_nothing_else(tiny: Tiny, tmp_pat
 def test_a_finished_run_gets_a_damaged_winner_back(tiny: Tiny, tmp_path: Path, damage: str) -> None:
     table = run_oracle(tiny(), tmp_path, executor="local")
     rates = table["max_lr"].to_pylist()
-    before = read_winner(Folder(tmp_path), 1, 0, lineage(rates[:1]), rates[1])
+    before = winner_of(tmp_path, 1, 0, rates)
     path, starts = tmp_path / winner_name(1, 0), trained(tmp_path)
     if damage == "all deleted":
         shutil.rmtree(tmp_path / "winners")
@@ -238,24 +237,25 @@ def test_a_finished_run_gets_a_damaged_winner_back(tiny: Tiny, tmp_path: Path, d
         path.write_bytes(path.read_bytes()[:-1] if damage == "truncated" else b"not a network")
     assert timeless(run_oracle(tiny(), tmp_path, executor="local")) == timeless(table)
     assert trained(tmp_path) != starts, "nothing was made anew"
-    after = read_winner(Folder(tmp_path), 1, 0, lineage(rates[:1]), rates[1])
+    after = winner_of(tmp_path, 1, 0, rates)
     assert before is not None
     assert after is not None
-    for name, value in before.weights.items():
-        assert torch.equal(after.weights[name], value)
+    for name, value in before.state.items():
+        assert torch.equal(after.state[name], value)
     assert len(Folder(tmp_path).names("trials")) == 3
     assert Folder(tmp_path).names("weights") == Folder(tmp_path).names("parents") == []
 
 
 def test_a_second_search_in_the_same_folder_is_refused(tiny: Tiny, tmp_path: Path) -> None:
-    class Searches(Watch):
-        def cycle_starts(self, *, cycle: int, lineage: str, packs: int, trials: int) -> None:
+    refused: list[int] = []
+
+    def search(event: Event) -> None:
+        if isinstance(event, TrainingStarted):
             with pytest.raises(FolderError, match="another search is at work in this folder"):
                 run_oracle(tiny("seeds=[0, 1, 2]"), tmp_path, executor="local")
-            refused.append(cycle)
+            refused.append(event.cycle)
 
-    refused: list[int] = []
-    table = run_oracle(tiny(), tmp_path, executor="local", watch=Searches())
+    table = run_oracle(tiny(), tmp_path, executor="local", listeners=[search])
     assert refused == [0, 1, 2]
     assert read_oracle(tmp_path).equals(table)
     assert list(read_experiment(Folder(tmp_path)).seeds) == [0, 1]
@@ -268,12 +268,12 @@ def test_a_run_that_began_meanwhile_is_not_taken_over(
     """Starting a cluster takes seconds; another experiment may run in the folder until the lock is taken."""
     begun: list[pa.Table] = []
 
-    def slow(*args: Any, **kwargs: Any) -> LocalExecutor:
+    def slow(launch: Any, images: Any, *args: Any) -> LocalExecutor:
         monkeypatch.undo()
         begun.append(run_oracle(tiny("training.epochs=2"), tmp_path, executor="local"))
-        return LocalExecutor(*args, **kwargs)
+        return LocalExecutor(images, slots=1, backend="pack")
 
-    monkeypatch.setattr(oracle.search.chain, "LocalExecutor", slow)
+    monkeypatch.setitem(executors.EXECUTORS, "local", slow)  # type: ignore[arg-type]
     with pytest.raises(FolderError, match=r"training\.epochs"):
         run_oracle(tiny(), tmp_path, executor="local")
     assert read_oracle(tmp_path).equals(begun[0])
@@ -324,10 +324,8 @@ def test_the_grid_grows_past_the_edge_until_the_end_is_inside(tiny: Tiny, tmp_pa
 
 def test_growth_stops_at_its_bound_and_says_so(tiny: Tiny, tmp_path: Path) -> None:
     said: list[str] = []
-    watch = Watch()
-    watch.says = said.append  # type: ignore[method-assign]
     low = "grid={spacing: log, low: 1e-6, high: 1e-5, points: 3, extend: true, max_extra: 2}"
-    table = run_oracle(tiny(low, "pruning.cycles=0"), tmp_path, executor="local", watch=watch).to_pylist()
+    table = run_oracle(tiny(low, "pruning.cycles=0"), tmp_path, executor="local", listeners=[noting(said)]).to_pylist()
     assert table[0]["num_candidates"] == 5
     assert table[0]["hi_on_edge"]
     assert any("edge" in text for text in said)
@@ -356,17 +354,12 @@ def test_one_peak_for_all_cycles_is_the_same_run_as_one_for_each(tiny: Tiny, tmp
 def test_an_optimum_on_one_edge_is_not_said_to_be_on_both(tiny: Tiny, tmp_path: Path) -> None:
     said: list[str] = []
 
-    class Hears(Watch):
-        def says(self, text: str) -> None:
-            said.append(text)
-
-    run_oracle(
-        tiny("grid.values=[0.1, 0.11]", "pruning.cycles=0", "tolerance=0.5"), tmp_path, executor="local", watch=Hears()
-    )
+    edge = tiny("grid.values=[0.1, 0.11]", "pruning.cycles=0", "tolerance=0.5")
+    run_oracle(edge, tmp_path, executor="local", listeners=[noting(said)])
     [row] = read_oracle(tmp_path).to_pylist()
     assert (row["lo"], row["hi"], row["optimum_on_edge"]) == (0.1, 0.11, True)
-    edge = "lower" if row["max_lr"] == 0.1 else "upper"
-    assert any(f"the optimum lies on the grid's {edge} edge" in text for text in said)
+    side = "lower" if row["max_lr"] == 0.1 else "upper"
+    assert any(f"the optimum lies on the grid's {side} edge" in text for text in said)
 
 
 def test_what_cannot_train_is_refused_before_the_folder_is_made(tiny: Tiny, tmp_path: Path) -> None:
@@ -421,8 +414,9 @@ def test_a_pack_that_is_partly_done_trains_the_rest_alone(tiny: Tiny, tmp_path: 
 @pytest.mark.parametrize(("seeds", "slots"), [(1, 1), (5, 1), (5, 2), (3, 8), (5, 64)])
 @pytest.mark.parametrize("backend", ["plain", "pack"])
 def test_packs_fill_the_slots(seeds: int, slots: int, backend: Any) -> None:
-    size = fair_pack_size(24, seeds, slots, backend)
-    packs = plan_packs(0, [float(rate) for rate in range(1, 25)], range(seeds), "", size)
+    pairs = every(range(1, 25), range(seeds))
+    size = fair_pack_size(pairs, slots, backend)
+    packs = plan_packs(CycleStore(folder=Folder("unused"), cycle=0, lineage=""), pairs, size)
     trials = [(pack.seed, rate) for pack in packs for rate in pack.candidates]
     assert sorted(trials) == [(seed, float(rate)) for seed in range(seeds) for rate in range(1, 25)]
     assert max(len(pack.candidates) for pack in packs) <= size
@@ -431,9 +425,9 @@ def test_packs_fill_the_slots(seeds: int, slots: int, backend: Any) -> None:
 
 def test_a_cycle_that_prunes_nothing_says_so(tiny: Tiny, tmp_path: Path) -> None:
     said: list[str] = []
-    watch = Watch()
-    watch.says = said.append  # type: ignore[method-assign]
-    run_oracle(tiny("pruning.rate=1e-9", "pruning.cycles=1", "seeds=[0]"), tmp_path, executor="local", watch=watch)
+    run_oracle(
+        tiny("pruning.rate=1e-9", "pruning.cycles=1", "seeds=[0]"), tmp_path, executor="local", listeners=[noting(said)]
+    )
     assert any("cycle 1, seed 0" in text and "nothing was pruned" in text for text in said), said
 
 
@@ -441,13 +435,13 @@ def test_in_float64_weights_are_not_rounded_before_they_are_compared(tiny: Tiny)
     experiment = tiny("training.precision=fp64")
     images = load_images(experiment, torch.device("cpu"))
     parent = first_parent(experiment, 0, images)
-    weights = {name: value.double() for name, value in parent.weights.items()}
+    weights = {name: value.double() for name, value in parent.state.items()}
     weights["1.weight"] = 1 + 1e-9 * torch.randperm(4096, generator=torch.Generator().manual_seed(0)).double().view(
         64, 64
     )
     weights["3.weight"] = torch.full((64, 64), 2.0, dtype=torch.float64)
     weights["5.weight"] = torch.full((10, 64), 2.0, dtype=torch.float64)
-    winner = Winner(weights=weights, masks=parent.masks, rewind=None)
+    winner = Winner(state=weights, masks=parent.masks, rewind=None)
     masks = next_parent(experiment, 0, images, cycle=1, winner=winner, first=None).masks
     pruned = weights["1.weight"][~masks["1.weight"]]
     assert len(pruned) == round(0.2 * 8832)

@@ -20,10 +20,10 @@ from faults import SLOW, start
 
 from oracle.cli import main
 from oracle.errors import FolderError
-from oracle.events import Watch
+from oracle.events import Event, PackProgress
 from oracle.experiment import Experiment, preset_names
-from oracle.search.chain import run_oracle
 from oracle.search.estimate import plan
+from oracle.search.run import run_oracle
 from oracle.view.terminal import LiveView, cells_of
 
 Tiny = Callable[..., Experiment]
@@ -88,13 +88,12 @@ def test_a_finished_run_run_again_shows_its_table(run: Path) -> None:
 
 
 def test_a_run_without_a_finished_cycle_is_said_in_one_line(tiny: Tiny, tmp_path: Path) -> None:
-    class Interrupts(Watch):
-        def pack_moves(self, *, pack: str, done: float) -> None:
-            if done == 1:
-                raise KeyboardInterrupt
+    def interrupt(event: Event) -> None:
+        if isinstance(event, PackProgress) and event.done == 1:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_oracle(tiny(), tmp_path, executor="local", slots=1, pack_size=3, watch=Interrupts())
+        run_oracle(tiny(), tmp_path, executor="local", slots=1, pack_size=3, listeners=[interrupt])
     shown = oracle("show", str(tmp_path))
     assert (shown.returncode, shown.stdout) == (0, "no cycle is finished yet; 3 trials of the first are\n")
 
@@ -161,14 +160,14 @@ def test_a_plan_for_a_run_that_has_begun_is_of_how_it_was_begun(tiny: Tiny, tmp_
 def test_plan_foresees_the_disk_at_the_fullest(tiny: Tiny, tmp_path: Path) -> None:
     peak = 0
 
-    class Spy(Watch):
-        def pack_moves(self, *, pack: str, done: float) -> None:
-            nonlocal peak
+    def look(event: Event) -> None:
+        nonlocal peak
+        if isinstance(event, PackProgress):
             peak = max(peak, sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()))
 
     experiment = tiny("pruning.rewind_step=2")
     planned = plan(experiment, executor="local")
-    run_oracle(experiment, tmp_path, executor="local", checkpoint_seconds=0, watch=Spy())
+    run_oracle(experiment, tmp_path, executor="local", checkpoint_seconds=0, listeners=[look])
     # More than was seen: the last winners, and a checkpoint, which were not there together with all else. Not less, but
     # for rows, logs and the headers of files, which are small but not counted.
     assert 0.9 * peak < planned.disk_bytes < 1.6 * peak
@@ -314,9 +313,9 @@ def test_edges_are_starred_and_missing_spreads_left_out() -> None:
     assert cells_of(row) == ["3", "51.20", "0.1", "[0.05, 0.1*]", "97.12", "-"]
 
 
-def test_the_live_view_is_a_watch_that_needs_no_terminal(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_live_view_is_a_listener_that_needs_no_terminal(tiny: Tiny, tmp_path: Path) -> None:
     from rich.console import Console
 
     with open(tmp_path / "log", "w") as file:
-        run_oracle(tiny(), tmp_path / "out", executor="local", watch=LiveView(Console(file=file)))
+        run_oracle(tiny(), tmp_path / "out", executor="local", listeners=[LiveView(Console(file=file))])
     assert (tmp_path / "log").read_text().count(", optimum ") == 3

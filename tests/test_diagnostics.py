@@ -7,18 +7,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from folders import winner_of
 from torch import nn
 
 from oracle.analysis.diagnostics import BATCH, DIAGNOSTICS, diagnose, read_diagnostics
 from oracle.data import load_images
 from oracle.errors import FolderError
-from oracle.runs.networks import read_winner
-from oracle.runs.tables import lineage, read_trials
-from oracle.search.chain import run_oracle
+from oracle.runs.cycle import CycleStore, lineage
+from oracle.runs.records import read_trials
+from oracle.search.run import run_oracle
 from oracle.storage import Folder
 from oracle.training.parents import Winner, first_parent, fresh_network, next_parent, parent_network
 
 CPU = torch.device("cpu")
+AFTER = CycleStore(folder=Folder("unused"), cycle=1, lineage=lineage([0.1]))
 NET = ("1.weight", "3.weight", "5.weight")  # of mlp-64x2
 
 
@@ -28,21 +30,19 @@ def case(tiny):
     experiment = tiny("training.precision=fp64", "diagnostics=true")
     images = load_images(experiment, CPU)
     dense = first_parent(experiment, 0, images)
-    first = Winner(weights=dense.weights, masks=dense.masks, rewind=None)
+    first = Winner(state=dense.state, masks=dense.masks, rewind=None)
     parent = next_parent(experiment, 0, images, cycle=1, winner=first, first=first)
     draws = torch.Generator().manual_seed(1)
     weights = {}
-    for name, value in parent.weights.items():
+    for name, value in parent.state.items():
         moved = value.double() + 0.1 * torch.randn(value.shape, generator=draws, dtype=torch.float64)
         weights[name] = moved * parent.masks[name] if name in parent.masks else moved
-    return experiment, images, parent, Winner(weights=weights, masks=parent.masks, rewind=None)
+    return experiment, images, parent, Winner(state=weights, masks=parent.masks, rewind=None)
 
 
 def rows_of(case, max_lr=0.3):
     experiment, images, parent, winner = case
-    table = diagnose(
-        experiment, images, cycle=1, seed=0, max_lr=max_lr, parent=parent, winner=winner, lineage=lineage([0.1])
-    )
+    table = diagnose(experiment, images, AFTER, seed=0, max_lr=max_lr, parent=parent, winner=winner)
     assert table.schema.equals(DIAGNOSTICS)
     return {(row["quantity"], row["layer"]): row for row in table.to_pylist()}
 
@@ -51,12 +51,12 @@ def expected(case, max_lr=0.3):
     """Every quantity of every layer, by plain PyTorch."""
     experiment, images, parent, winner = case
     network = parent_network(experiment, 0, images, parent)
-    network.load_state_dict(winner.weights)
+    network.load_state_dict(winner.state)
     x, labels = images.sample(BATCH, "diagnostics")
     found = {}
     hidden = x.flatten(1)
     for index in (1, 3):
-        hidden = torch.relu(hidden @ winner.weights[f"{index}.weight"].T + winner.weights[f"{index}.bias"])
+        hidden = torch.relu(hidden @ winner.state[f"{index}.weight"].T + winner.state[f"{index}.bias"])
         found["hidden", f"{index + 2}.weight"] = hidden
     nn.functional.cross_entropy(network(x), labels).backward()
     for name, parameter in network.named_parameters():
@@ -64,7 +64,7 @@ def expected(case, max_lr=0.3):
             kept = winner.masks[name]
             found["weight_gradient", name] = parameter.grad[kept]
             found["weight_update", name] = max_lr * parameter.grad[kept]
-            found["weight_change", name] = (winner.weights[name] - parent.weights[name])[kept]
+            found["weight_change", name] = (winner.state[name] - parent.state[name])[kept]
     for quantity in {quantity for quantity, _ in found}:
         parts = [value.flatten() for (own, _), value in found.items() if own == quantity]
         found[quantity, "all"] = torch.cat(parts)
@@ -108,7 +108,7 @@ def test_the_update_is_the_gradient_times_the_rate(case):
 
 def test_nothing_that_was_handed_in_changes(case):
     _, images, parent, winner = case
-    before = [{name: value.clone() for name, value in it.weights.items()} for it in (parent, winner)]
+    before = [{name: value.clone() for name, value in it.state.items()} for it in (parent, winner)]
     torch.manual_seed(3)
     expected_next = torch.rand(2)
     torch.manual_seed(3)
@@ -117,15 +117,15 @@ def test_nothing_that_was_handed_in_changes(case):
     assert torch.equal(torch.rand(2), expected_next)
     assert all(map(torch.equal, batches, [labels for _, labels in images.epoch((0, 0, 0), 100)]))
     for it, was in zip((parent, winner), before, strict=True):
-        assert all(torch.equal(value, was[name]) for name, value in it.weights.items())
+        assert all(torch.equal(value, was[name]) for name, value in it.state.items())
 
 
 def test_what_is_not_finite_is_counted_apart(case):
     experiment, images, parent, winner = case
-    weights = dict(winner.weights)
+    weights = dict(winner.state)
     weights["5.weight"] = weights["5.weight"].clone()
     weights["5.weight"][0] = math.nan
-    broken = replace(winner, weights=weights)
+    broken = replace(winner, state=weights)
     rows = rows_of((experiment, images, parent, broken))
     lost = int(winner.masks["5.weight"][0].sum())
     change = rows["weight_change", "5.weight"]
@@ -145,7 +145,7 @@ def test_a_layer_that_is_pruned_to_nothing_has_an_empty_row(case):
 
 def test_equal_values_lie_in_one_bin(case):
     experiment, images, parent, winner = case
-    rows = rows_of((experiment, images, parent, replace(winner, weights=parent.weights)))
+    rows = rows_of((experiment, images, parent, replace(winner, state=parent.state)))
     change = rows["weight_change", "all"]
     assert (change["mean"], change["std"], change["min"], change["max"]) == (0, 0, 0, 0)
     assert (change["edges"][0], change["edges"][-1]) == (-0.5, 0.5)
@@ -159,11 +159,9 @@ def test_every_kind_of_network_shows_its_layers(tmp_path, tiny, name):
     if name == "vit-tiny":  # patches of 8 pixels and three channels
         images = _Coloured(images)
     parent = first_parent(experiment, 0, images)
-    winner = Winner(weights=parent.weights, masks=parent.masks, rewind=None)
+    winner = Winner(state=parent.state, masks=parent.masks, rewind=None)
     before = fresh_network(experiment, images, 0).state_dict()
-    table = diagnose(
-        experiment, images, cycle=0, seed=0, max_lr=0.1, parent=parent, winner=winner, lineage=lineage([0.1])
-    )
+    table = diagnose(experiment, images, AFTER, seed=0, max_lr=0.1, parent=parent, winner=winner)
     rows = {(row["quantity"], row["layer"]): row for row in table.to_pylist()}
     assert {layer for quantity, layer in rows if quantity == "weight_gradient"} == {*parent.masks, "all"}
     hidden = [layer for quantity, layer in rows if quantity == "hidden"]
@@ -237,11 +235,11 @@ def test_lost_or_broken_diagnostics_are_made_again_and_nothing_else(tiny, tmp_pa
 def test_diagnostics_are_those_of_the_winners_on_disk(tiny, tmp_path):
     experiment = tiny("diagnostics=true", "pruning.cycles=1")
     table = run_oracle(experiment, tmp_path, executor="local").to_pylist()
-    winner = read_winner(Folder(tmp_path), 1, 1, lineage([table[0]["max_lr"]]), table[1]["max_lr"])
-    first = read_winner(Folder(tmp_path), 0, 1, lineage([]), table[0]["max_lr"])
+    winner = winner_of(tmp_path, 1, 1, [row["max_lr"] for row in table])
+    first = winner_of(tmp_path, 0, 1, [table[0]["max_lr"]])
     images = load_images(experiment, CPU)
     parent = next_parent(experiment, 1, images, cycle=1, winner=first, first=first)
-    change = (winner.weights["3.weight"] - parent.weights["3.weight"])[winner.masks["3.weight"]].double()
+    change = (winner.state["3.weight"] - parent.state["3.weight"])[winner.masks["3.weight"]].double()
     found = pa.Table.to_pylist(read_diagnostics(tmp_path))
     [row] = [
         row

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 from faults import SLOW, checkpointed, command, finish, kill, rows_there, start, started_since, timeless, until
+from listeners import noting
 
-import oracle.execution.worker
+import oracle.training.run
 from oracle.errors import FolderError, TrialError
-from oracle.events import Watch
 from oracle.experiment import Experiment, load_experiment
-from oracle.runs.tables import attempts, read_oracle, read_trials
-from oracle.search.chain import run_oracle
+from oracle.runs.records import attempts, read_oracle, read_trials
+from oracle.search.run import run_oracle
+from oracle.search.strategies import GridSearch
 from oracle.storage import Folder
 
 Tiny = Callable[..., Experiment]
@@ -75,17 +76,14 @@ def test_interrupt_says_how_to_go_on_and_shows_no_traceback(tmp_path: Path) -> N
 
 def _stop_in_the_last_cycle(experiment: Experiment, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run until the rows of cycle 2 are there, and break off before it is chosen."""
-    import oracle.search.chain
+    choose = GridSearch.choose
 
-    choose = oracle.chain.find_interval
-
-    def stop(trials: Any, *, tolerance: float) -> dict[str, Any]:
-        row = choose(trials, tolerance=tolerance)
-        if row["cycle"] == 2:
+    def stop(self: GridSearch, cycle: int, rows: Any) -> dict[str, Any]:
+        if cycle == 2:
             raise KeyboardInterrupt
-        return row
+        return choose(self, cycle, rows)
 
-    monkeypatch.setattr(oracle.search.chain, "find_interval", stop)
+    monkeypatch.setattr(GridSearch, "choose", stop)
     with pytest.raises(KeyboardInterrupt):
         run_oracle(experiment, out, executor="local")
     monkeypatch.undo()
@@ -109,9 +107,7 @@ def test_a_truncated_file_costs_only_what_was_in_it(
     victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
     before = attempts(Folder(tmp_path / "a"))
     said: list[str] = []
-    watch = Watch()
-    watch.says = said.append  # type: ignore[method-assign]
-    run_oracle(tiny(), tmp_path / "a", executor="local", watch=watch)
+    run_oracle(tiny(), tmp_path / "a", executor="local", listeners=[noting(said)])
     told = "the winners of seeds [0] once more" if pattern.startswith("winners") else pattern.split("*")[0]
     assert pattern.startswith("parents") or any(told in text for text in said), said  # parents cost nothing
     run_oracle(tiny(), tmp_path / "b", executor="local")
@@ -178,14 +174,14 @@ def test_a_full_disk_is_said_and_the_run_goes_on_once_there_is_room(
 def test_a_crash_names_search_cycle_max_lr_and_seed(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = oracle.work.run_trainer
+    real = oracle.training.run.run_trainer
 
     def crash(*args: Any, **kwargs: Any) -> Any:
         if kwargs["seed"] == 1 and kwargs["cycle"] == 1:
             raise RuntimeError("device-side assert")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(oracle.execution.worker, "run_trainer", crash)
+    monkeypatch.setattr(oracle.training.run, "run_trainer", crash)
     with pytest.raises(
         TrialError, match=r"search digits-mlp, cycle 1, seed 1, max_lr 0\.02, 0\.1, 0\.4: .*device-side"
     ):

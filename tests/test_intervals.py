@@ -199,6 +199,7 @@ def test_means_and_deviations_are_of_the_optimum_over_seeds():
         "optimum_on_edge": True,
         "holes": 0,
         "num_diverged": 0,
+        "num_incomplete": 0,
         "weights_remaining": pytest.approx(0.64),
         "val_accuracy": pytest.approx(0.903),
         "val_accuracy_std": pytest.approx(0.003),  # n - 1: of -3, 0, 3 it is 3
@@ -290,9 +291,20 @@ def test_doubled_rows_are_refused():
         find_interval([*cycle_of(900, 800), trial(0.1, 900)], tolerance=0.005)
 
 
-def test_missing_seeds_are_refused():
-    with pytest.raises(TableError, match=r"max_lr 0\.4: found seeds \[0, 2\], other candidates have \[0, 1, 2\]"):
-        find_interval([row for row in MIXED if (row["max_lr"], row["seed"]) != (0.4, 1)], tolerance=0.005)
+@pytest.mark.parametrize("gone", sorted({row["max_lr"] for row in MIXED}))
+def test_a_candidate_that_lacks_a_seed_takes_no_part_as_if_it_had_not_been_tried(gone):
+    part = [row for row in MIXED if (row["max_lr"], row["seed"]) != (gone, 1)]
+    untried = [row for row in MIXED if row["max_lr"] != gone]
+    found, expected = find_interval(part, tolerance=0.005), find_interval(untried, tolerance=0.005)
+    of_all_trials = dict.fromkeys(("num_incomplete", "num_diverged", "seconds"))
+    assert found | of_all_trials == expected | of_all_trials
+    assert (found["num_incomplete"], expected["num_incomplete"]) == (1, 0)
+
+
+def test_trials_in_which_no_candidate_has_all_seeds_are_refused():
+    rows = [trial(0.1, 900, seed=0), trial(0.2, 900, seed=1)]
+    with pytest.raises(TableError, match=r"no candidate has all seeds \[0, 1\].*max_lr 0\.1 has \[0\]"):
+        find_interval(rows, tolerance=0.005)
 
 
 def test_several_cycles_are_refused():

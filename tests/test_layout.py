@@ -15,8 +15,8 @@ PACKAGES = ("search_spaces", "oracle", "silo_fit")  # each imports only itself a
 # The floors of oracle/, from the ground up: a file imports from floors below its own, and from its own.
 FLOORS = [
     {"errors"},
-    {"rng", "storage"},
-    {"events", "experiment"},
+    {"events", "rng", "storage"},
+    {"experiment"},
     {"data", "networks"},
     {"pruning"},
     {"training"},

@@ -4,19 +4,19 @@ import sys
 
 import pytest
 import torch
+from folders import winner_of
+from listeners import noting
 from safetensors.torch import save_file
 
 from oracle.cli import main
 from oracle.data import load_images
 from oracle.errors import DataError, ExperimentError, FolderError, MaskError, NetworkError
-from oracle.events import Watch
 from oracle.experiment import load_experiment
 from oracle.networks import build_network
 from oracle.networks.pretrained import load_weights
 from oracle.pruning import METHODS, next_masks
-from oracle.runs.networks import read_winner
-from oracle.runs.tables import lineage, read_experiment, read_oracle, read_trials
-from oracle.search.chain import run_oracle
+from oracle.runs.records import read_experiment, read_oracle, read_trials
+from oracle.search.run import run_oracle
 from oracle.storage import Folder
 from oracle.training.parents import fresh_network
 
@@ -37,14 +37,6 @@ def narrow(*overrides):
     return load_experiment("digits-mlp", overrides=[*NARROW, *overrides])
 
 
-class Noted(Watch):
-    def __init__(self):
-        self.said = []
-
-    def says(self, text):
-        self.said.append(text)
-
-
 @pytest.mark.parametrize("backend", ["plain", "pack"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_prunes_in_the_chain_as_it_does_alone(tmp_path, method, backend):
@@ -52,16 +44,16 @@ def test_every_method_prunes_in_the_chain_as_it_does_alone(tmp_path, method, bac
     table = run_oracle(experiment, tmp_path, executor="local", backend=backend).to_pylist()
     assert [row["num_candidates"] for row in table] == [2, 2]
     assert table[0]["weights_remaining"] == 1
-    first = read_winner(Folder(tmp_path), 0, 3, lineage([]), table[0]["max_lr"])
-    second = read_winner(Folder(tmp_path), 1, 3, lineage([table[0]["max_lr"]]), table[1]["max_lr"])
+    first = winner_of(tmp_path, 0, 3, [table[0]["max_lr"]])
+    second = winner_of(tmp_path, 1, 3, [row["max_lr"] for row in table])
     images = load_images(experiment, CPU)
     network = fresh_network(experiment, images, 3)
-    network.load_state_dict(first.weights)
+    network.load_state_dict(first.state)
     batch = images.sample(64, 3)
     masks = next_masks(network, first.masks, method=method, rate=0.2, batch=batch)
     assert masks.keys() == second.masks.keys()
     assert all(torch.equal(mask, second.masks[name]) for name, mask in masks.items())
-    assert all((second.weights[name][~mask] == 0).all() for name, mask in masks.items())
+    assert all((second.state[name][~mask] == 0).all() for name, mask in masks.items())
     kept = [sum(int(mask.sum()) for name, mask in masks.items() if name in first.masks), 0]
     kept[1] = sum(mask.numel() for mask in first.masks.values())
     assert table[1]["weights_remaining"] == kept[0] / kept[1] < 1
@@ -84,7 +76,6 @@ def test_images_of_any_source_are_resized(tmp_path):
 
 def test_peaks_of_the_experiment_are_trained_and_nothing_else(tmp_path):
     experiment = narrow("peaks=[0.05, 0.2]")
-    assert experiment.num_trainings == 2
     assert run_oracle(experiment, tmp_path, executor="local")["max_lr"].to_pylist() == [0.05, 0.2]
     assert sorted(read_trials(tmp_path)["max_lr"].to_pylist()) == [0.05, 0.2]
     assert not any(row["lo_on_edge"] or row["hi_on_edge"] for row in read_oracle(tmp_path).to_pylist())
@@ -137,8 +128,8 @@ def test_a_search_starts_from_the_weights_it_is_given(tmp_path):
     run_oracle(experiment, tmp_path / "run", executor="local")
     start = network.state_dict()
     for cycle in (0, 1):
-        winner = read_winner(Folder(tmp_path / "run"), cycle, 3, lineage([1e-30] * cycle), 1e-30)
-        for name, value in winner.weights.items():
+        winner = winner_of(tmp_path / "run", cycle, 3, [1e-30] * (cycle + 1))
+        for name, value in winner.state.items():
             if "running" in name or "num_batches" in name:
                 continue  # batch norm's statistics move whatever the rate
             mask = winner.masks.get(name, torch.ones_like(value, dtype=torch.bool))
@@ -246,11 +237,11 @@ def test_a_rate_outside_0_and_1_is_refused(rate):
 
 
 def test_a_cycle_that_leaves_nothing_of_a_layer_runs_and_says_so(tmp_path):
-    watch = Noted()
+    said = []
     experiment = narrow(
         "network.name=mlp-64x2", "pruning.rate=0.999", "pruning.cycles=2", "pruning.method=layer_magnitude"
     )
-    table = run_oracle(experiment, tmp_path, executor="local", watch=watch).to_pylist()
+    table = run_oracle(experiment, tmp_path, executor="local", listeners=[noting(said)]).to_pylist()
     assert table[-1]["weights_remaining"] < 1e-3
-    [said] = [text for text in watch.said if "left nothing" in text]
-    assert said.startswith("cycle 2, seed 3: pruning left nothing of ")
+    [text] = [text for text in said if "left nothing" in text]
+    assert text.startswith("cycle 2, seed 3: pruning left nothing of ")

@@ -1,7 +1,10 @@
 """Networks: their sizes, their bits, what fits them, and pretrained weights."""
 
 import copy
+import errno
+import functools
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +14,9 @@ from shapes import SMALL
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from oracle.errors import NetworkError
+from oracle.errors import Error, FolderError, NetworkError
 from oracle.networks import NETWORKS, build_network
-from oracle.networks.pretrained import convert_checkpoint, load_weights
+from oracle.networks.pretrained import convert_checkpoint, load_weights, weights_sha256
 from oracle.pruning.layers import prunable
 
 torch.set_num_threads(1)
@@ -296,6 +299,60 @@ def test_home_is_expanded_in_the_paths_of_a_conversion(tmp_path, monkeypatch):
     torch.save(state, tmp_path / "a.pth")
     convert_checkpoint("~/a.pth", "~/out", name="mobilenetv2", num_classes=10, input_shape=(3, 32, 32))
     assert (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def narrow_checkpoint(tmp_path):
+    """A checkpoint, and the arguments that convert it."""
+    state = build_network("mobilenetv2", num_classes=10, input_shape=(3, 32, 32)).state_dict()
+    torch.save(state, tmp_path / "a.pth")
+    return functools.partial(
+        convert_checkpoint, tmp_path / "a.pth", name="mobilenetv2", num_classes=10, input_shape=(3, 32, 32)
+    )
+
+
+def test_a_conversion_makes_the_folder_that_it_writes_to(tmp_path, narrow_checkpoint):
+    narrow_checkpoint(tmp_path / "new" / "folder" / "out")
+    load_weights(build_network("mobilenetv2", num_classes=10, input_shape=(3, 32, 32)), tmp_path / "new/folder/out")
+
+
+@pytest.mark.parametrize("out", ["a.pth/out", "folder", "with\0nul"])  # below a file, a folder, no path at all
+def test_an_out_that_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, narrow_checkpoint, out):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(Error):
+        narrow_checkpoint(f"{tmp_path}/{out}")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.pth", "folder"]
+
+
+def test_a_disk_that_fills_up_during_a_conversion_leaves_the_old_file(tmp_path, narrow_checkpoint, monkeypatch):
+    (tmp_path / "out").write_bytes(b"old")
+    asked = []
+
+    def half(path, content):
+        asked.append(path)
+        with open(path, "wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(FolderError, match="the disk is full"):
+        narrow_checkpoint(tmp_path / "out")
+    assert asked
+    assert (tmp_path / "out").read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth", "out"]
+
+
+@pytest.mark.parametrize("path", ["", "missing.safetensors", "a.pth/b", "with\0nul"])
+def test_weights_that_cannot_be_read_are_refused(tmp_path, path):
+    (tmp_path / "a.pth").write_bytes(b"")
+    network = small("mlp-64x2", seed=0)
+    for read in (functools.partial(load_weights, network), weights_sha256):
+        with pytest.raises(NetworkError, match="weights "):
+            read(f"{tmp_path}/{path}")
+    with pytest.raises(NetworkError, match="checkpoint "):
+        convert_checkpoint(
+            f"{tmp_path}/{path}", tmp_path / "out", name="resnet50", num_classes=10, input_shape=(3, 64, 64)
+        )
 
 
 def test_tensors_that_share_memory_are_converted(tmp_path):

@@ -30,12 +30,14 @@ from faults import (
 )
 
 from oracle.errors import ClusterError, FolderError, TrialError
-from oracle.events import Watch
+from oracle.events import CancelToken
+from oracle.execution.jobs import Job, Pack
 from oracle.execution.ray_tune import RayExecutor
-from oracle.execution.worker import Job, Pack, Settings
 from oracle.experiment import load_experiment
-from oracle.runs.tables import attempts, read_oracle, read_trials
-from oracle.search.chain import run_oracle
+from oracle.runs.cycle import CycleStore
+from oracle.runs.records import attempts, read_oracle, read_trials
+from oracle.runs.settings import Settings
+from oracle.search.run import run_oracle
 from oracle.storage import Folder
 
 TWO_SLOTS = ("--slots", "2", "--pack-size", "3")
@@ -118,12 +120,14 @@ def test_what_a_worker_refuses_is_said_once_by_the_driver(tmp_path: Path) -> Non
 
 def test_a_worker_that_crashes_is_a_message_and_is_not_tried_again(tmp_path: Path) -> None:
     settings = Settings(backend="pack", device="cpu", pack_size=3, threads=1, versions={})
-    job = Job(folder=Folder(tmp_path), experiment=load_experiment("digits-mlp"), settings=settings)
+    job = Job(experiment=load_experiment("digits-mlp"), settings=settings)
+    store = CycleStore(folder=Folder(tmp_path), cycle=0, lineage="")
+    pack = Pack(store=store, seed=0, candidates=(0.1,))
     no_images: Any = "neither images nor None"
-    executor = RayExecutor(slots=1)
+    executor = RayExecutor(no_images, slots=1)
     try:
         with pytest.raises(TrialError, match="search digits-mlp: a worker crashed: AttributeError"):
-            executor.run(job, [Pack(cycle=0, seed=0, candidates=(0.1,), lineage="")], no_images, Watch())
+            executor.run(job, [pack], tell=lambda event: None, cancel=CancelToken())
     finally:
         executor.close()
 
@@ -132,7 +136,7 @@ def test_one_process_may_search_again(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("HOME", str(tmp_path))
     before = {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
     for _ in range(2):
-        RayExecutor(slots=1).close()
+        RayExecutor(None, slots=1).close()
         assert before == {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
     assert list(tmp_path.iterdir()) == [], "something was written into the home folder"
 
@@ -140,7 +144,7 @@ def test_one_process_may_search_again(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_process_connected_to_ray_already_is_told_so(tmp_path: Path) -> None:
     code = (
         "import ray; ray.init(address='local', num_cpus=1, include_dashboard=False, log_to_driver=False)\n"
-        "from oracle.search.chain import run_oracle; from oracle.experiment import load_experiment\n"
+        "from oracle.chain import run_oracle; from oracle.experiment import load_experiment\n"
         f"try: run_oracle(load_experiment('digits-mlp'), {str(tmp_path / 'out')!r})\n"
         "except Exception as error: print(type(error).__name__, error, ray.is_initialized())\n"
         "ray.shutdown()"

@@ -11,27 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oracle.errors import FolderError
-from oracle.runs.tables import (
-    ORACLE,
-    TRIALS,
-    UNITS,
-    VERSION,
-    attempts,
-    commit_trials,
-    cycle_folder,
-    lineage,
-    lineages,
-    merge_trials,
-    note_attempt,
-    oracle_rows,
-    read_experiment,
-    read_oracle,
-    read_trials,
-    set_aside,
-    to_parquet,
-    trials_of_cycle,
-    write_oracle,
-)
+from oracle.runs.cycle import CycleStore, lineage, lineages
+from oracle.runs.records import attempts, read_experiment, read_oracle, read_trials
+from oracle.runs.tables import ORACLE, TRIALS, UNITS, VERSION, oracle_rows, to_parquet, write_oracle
 from oracle.search.intervals import find_interval
 from oracle.storage import Folder
 
@@ -41,6 +23,22 @@ DENSE = lineage([])
 @pytest.fixture
 def folder(tmp_path):
     return Folder(tmp_path / "run")
+
+
+def store(folder, cycle=0, chain=DENSE):
+    return CycleStore(folder=folder, cycle=cycle, lineage=chain)
+
+
+def commit(folder, rows):
+    store(folder, rows[0]["cycle"], rows[0]["lineage"]).commit(rows)
+
+
+def trials_of_cycle(folder, cycle, chain):
+    return store(folder, cycle, chain).trials()
+
+
+def merge_trials(folder, cycle, chain):
+    store(folder, cycle, chain).merge_trials()
 
 
 def trial(max_lr=0.1, seed=0, *, cycle=0, chain=DENSE, commit="a", outcome="finished", **more):
@@ -83,7 +81,7 @@ def begin(folder, experiment, *optima):
 
 def test_a_commit_is_read_back_with_every_value(folder):
     rows = [trial(0.1, 0), trial(0.2, 0, outcome="diverged")]
-    commit_trials(folder, rows)
+    commit(folder, rows)
     table = trials_of_cycle(folder, 0, DENSE)
     assert table.schema == TRIALS
     assert table.to_pylist() == [{name: row[name] for name in TRIALS.names} for row in rows]
@@ -91,14 +89,14 @@ def test_a_commit_is_read_back_with_every_value(folder):
 
 def test_trials_come_by_max_lr_and_seed_whatever_order_they_were_committed_in(folder):
     for max_lr, seed in [(0.2, 1), (0.1, 1), (0.3, 0), (0.1, 0), (0.2, 0)]:
-        commit_trials(folder, [trial(max_lr, seed, commit=f"c-{max_lr:g}-{seed}")])
+        commit(folder, [trial(max_lr, seed, commit=f"c-{max_lr:g}-{seed}")])
     assert keys(trials_of_cycle(folder, 0, DENSE)) == [(0.1, 0), (0.1, 1), (0.2, 0), (0.2, 1), (0.3, 0)]
 
 
 def test_the_same_trials_committed_twice_are_there_once(folder):
     rows = [trial(0.1, 0), trial(0.1, 1)]
-    commit_trials(folder, rows)
-    commit_trials(folder, rows)
+    commit(folder, rows)
+    commit(folder, rows)
     assert len(folder.names("trials")) == 2  # neither overwrites the other
     assert keys(trials_of_cycle(folder, 0, DENSE)) == [(0.1, 0), (0.1, 1)]
 
@@ -108,13 +106,13 @@ def test_of_a_trial_in_two_commits_the_same_one_counts_in_any_order(tmp_path):
     for index, order in enumerate(itertools.permutations(rows)):
         folder = Folder(tmp_path / str(index))
         for row in order:
-            commit_trials(folder, [row])
+            commit(folder, [row])
         assert trials_of_cycle(folder, 0, DENSE)["commit"].to_pylist() == ["a"]
 
 
 def test_a_commit_is_of_one_cycle(folder):
-    with pytest.raises(ValueError, match="too many values"):
-        commit_trials(folder, [trial(cycle=0), trial(cycle=1)])
+    with pytest.raises(AssertionError):
+        commit(folder, [trial(cycle=0), trial(cycle=1)])
 
 
 def test_a_cycle_without_trials_has_none(folder):
@@ -148,23 +146,25 @@ KINDS = list(damaged(b""))
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_part_that_cannot_be_read_is_set_aside_and_its_trials_are_absent(folder, kind):
-    commit_trials(folder, [trial(0.1, commit="good")])
-    commit_trials(folder, [trial(0.2, commit="bad")])
+    commit(folder, [trial(0.1, commit="good")])
+    commit(folder, [trial(0.2, commit="bad")])
     [bad] = [name for name in folder.names("trials") if "/bad-" in name]
     content = damaged(folder.read(bad))[kind]
     folder.write(bad, content)
     assert keys(trials_of_cycle(folder, 0, DENSE)) == [(0.1, 0)]
     assert folder.read(bad) == content, "reading changed the folder"
-    assert set_aside(folder, 0) == [bad]
+    assert store(folder).unreadable() == [bad]
+    store(folder).set_aside(bad)
+    assert store(folder).unreadable() == []
     assert folder.read(bad) is None
     assert folder.read(f"{bad}.unreadable") == content  # kept for whoever wants to know
     assert keys(trials_of_cycle(folder, 0, DENSE)) == [(0.1, 0)]
-    commit_trials(folder, [trial(0.2, commit="bad")])
+    commit(folder, [trial(0.2, commit="bad")])
     assert keys(trials_of_cycle(folder, 0, DENSE)) == [(0.1, 0), (0.2, 0)]
 
 
 def test_trials_cut_anywhere_are_whole_or_absent(folder):
-    commit_trials(folder, [trial(0.1), trial(0.2)])
+    commit(folder, [trial(0.1), trial(0.2)])
     [name] = folder.names("trials")
     content = folder.read(name)
     for length in range(0, len(content), 37):
@@ -186,7 +186,7 @@ def test_rows_of_another_version_are_refused_and_left_where_they_are(folder, tin
         folder.delete(name)
     folder.write("trials/cycle=000/a.parquet", content)
     with pytest.raises(FolderError, match="its columns are not those of this version"):
-        set_aside(folder, 0)
+        store(folder).unreadable()
 
 
 def test_a_column_that_an_older_version_did_not_know_is_null(folder):
@@ -213,7 +213,7 @@ def test_an_oracle_table_that_is_not_whole_is_refused_with_the_way_out(folder, t
 
 def test_merging_keeps_every_row_in_one_file(folder):
     for max_lr, seed in itertools.product((0.1, 0.2, 0.3), (0, 1)):
-        commit_trials(folder, [trial(max_lr, seed, commit=f"c-{max_lr:g}-{seed}")])
+        commit(folder, [trial(max_lr, seed, commit=f"c-{max_lr:g}-{seed}")])
     before = trials_of_cycle(folder, 0, DENSE)
     merge_trials(folder, 0, DENSE)
     assert len(folder.names("trials")) == 1
@@ -222,7 +222,7 @@ def test_merging_keeps_every_row_in_one_file(folder):
     content = folder.read(merged)
     merge_trials(folder, 0, DENSE)
     assert folder.read(merged) == content
-    commit_trials(folder, [trial(0.4, commit="late")])  # more seeds or rates on a finished cycle
+    commit(folder, [trial(0.4, commit="late")])  # more seeds or rates on a finished cycle
     merge_trials(folder, 0, DENSE)
     assert len(folder.names("trials")) == 1
     assert trials_of_cycle(folder, 0, DENSE).num_rows == 7
@@ -231,7 +231,7 @@ def test_merging_keeps_every_row_in_one_file(folder):
 @pytest.mark.parametrize("deletions", [0, 1, 2])
 def test_a_merge_killed_half_way_loses_and_doubles_nothing(folder, monkeypatch, deletions):
     for max_lr in (0.1, 0.2, 0.3):
-        commit_trials(folder, [trial(max_lr, commit=f"c-{max_lr:g}")])
+        commit(folder, [trial(max_lr, commit=f"c-{max_lr:g}")])
     before = trials_of_cycle(folder, 0, DENSE)
     left = iter(range(deletions))
     real = Folder.delete
@@ -254,8 +254,8 @@ def test_a_merge_killed_half_way_loses_and_doubles_nothing(folder, monkeypatch, 
 
 def test_merging_drops_the_rows_of_other_chains(folder):
     stale, chain = lineage([0.1]), lineage([0.2])
-    commit_trials(folder, [trial(0.1, cycle=1, chain=stale, commit="stale")])
-    commit_trials(folder, [trial(0.3, cycle=1, chain=chain, commit="own")])
+    commit(folder, [trial(0.1, cycle=1, chain=stale, commit="stale")])
+    commit(folder, [trial(0.3, cycle=1, chain=chain, commit="own")])
     merge_trials(folder, 1, chain)
     assert trials_of_cycle(folder, 1, stale).num_rows == 0
     assert keys(trials_of_cycle(folder, 1, chain)) == [(0.3, 0)]
@@ -271,7 +271,7 @@ def test_any_commits_in_any_order_merge_to_the_same_rows(tmp_path_factory, data)
     for place, index in enumerate(committed):
         if place in merges:
             merge_trials(folder, 0, DENSE)
-        commit_trials(folder, [trials[index]])
+        commit(folder, [trials[index]])
     merge_trials(folder, 0, DENSE)
     expected = sorted(trials, key=lambda row: (row["max_lr"], row["seed"]))
     assert trials_of_cycle(folder, 0, DENSE).to_pylist() == [{n: row[n] for n in TRIALS.names} for row in expected]
@@ -290,22 +290,22 @@ def test_a_lineage_names_every_optimum_before():
 
 def test_trials_of_another_chain_are_not_of_the_run(folder, tiny):
     begin(folder, tiny(), 0.1)
-    commit_trials(folder, [trial(0.1, commit="dense")])
-    commit_trials(folder, [trial(0.3, cycle=1, chain=lineage([0.1]), commit="own")])
-    commit_trials(folder, [trial(0.4, cycle=1, chain=lineage([0.2]), commit="stale")])
+    commit(folder, [trial(0.1, commit="dense")])
+    commit(folder, [trial(0.3, cycle=1, chain=lineage([0.1]), commit="own")])
+    commit(folder, [trial(0.4, cycle=1, chain=lineage([0.2]), commit="stale")])
     assert keys(read_trials(folder)) == [(0.1, 0), (0.3, 0)]
     assert keys(read_trials(folder.url)) == [(0.1, 0), (0.3, 0)]
 
 
 def test_trials_of_the_cycle_under_way_are_read_too(folder, tiny):
     begin(folder, tiny())
-    commit_trials(folder, [trial(0.1)])
+    commit(folder, [trial(0.1)])
     assert read_trials(folder)["cycle"].to_pylist() == [0]
     assert read_oracle(folder).num_rows == 0
 
 
 def test_cycle_folders_sort_as_their_numbers():
-    assert sorted(cycle_folder("trials", cycle) for cycle in (100, 20, 3)) == [
+    assert sorted(store(None, cycle).path("trials") for cycle in (100, 20, 3)) == [
         "trials/cycle=003",
         "trials/cycle=020",
         "trials/cycle=100",
@@ -390,7 +390,7 @@ class MergedMeanwhile(Folder):
 def test_no_row_is_lost_or_missed_while_another_search_merges(tmp_path, work, after):
     folder = Folder(tmp_path)
     for seed in range(3):
-        commit_trials(folder, [trial(seed=seed)])
+        commit(folder, [trial(seed=seed)])
     disturbed = MergedMeanwhile(tmp_path, after)
     found = work(disturbed, 0, DENSE)
     assert disturbed.reads >= after, "nobody merged"
@@ -403,7 +403,7 @@ def test_of_a_trial_told_twice_the_same_row_stays_in_whatever_order_it_is_found(
     for turn in range(6):  # names of commits are random, so orders differ
         folder = Folder(tmp_path / str(turn))
         for seconds in (0.2, 0.1, 0.3):
-            commit_trials(folder, [trial(seconds=seconds)])
+            commit(folder, [trial(seconds=seconds)])
         merge_trials(folder, 0, DENSE)
         assert trials_of_cycle(folder, 0, DENSE)["seconds"].to_pylist() == [0.1]
 
@@ -414,5 +414,5 @@ def test_of_a_trial_told_twice_the_same_row_stays_in_whatever_order_it_is_found(
 def test_every_attempt_leaves_its_own_trace(folder):
     assert attempts(folder) == []
     for _ in range(2):
-        note_attempt(folder, 3, {"commit": "c003-s0-abc", "candidates": (0.1, 0.2), "from_epoch": 0})
+        store(folder, 3).note_attempt({"commit": "c003-s0-abc", "candidates": (0.1, 0.2), "from_epoch": 0})
     assert attempts(folder) == [{"commit": "c003-s0-abc", "candidates": [0.1, 0.2], "from_epoch": 0}] * 2

@@ -10,72 +10,10 @@ from pathlib import Path
 
 import pyarrow.fs
 import pytest
+from bucket import Bucket, bucket_at_s3
 
 from oracle.errors import Error, FolderError
-from oracle.storage import Folder
-
-
-class Bucket(pyarrow.fs.FileSystemHandler):
-    """An object store in memory: flat keys, no folders, an object appears when its stream is closed."""
-
-    def __init__(self):
-        self.objects = {}
-
-    def get_type_name(self):
-        return "bucket"
-
-    def open_input_file(self, path):
-        if path not in self.objects:
-            raise FileNotFoundError(errno.ENOENT, "no such key", path)
-        return pyarrow.PythonFile(pyarrow.BufferReader(self.objects[path]), mode="r")
-
-    def open_output_stream(self, path, metadata):
-        bucket = self
-
-        class Put:
-            closed = False
-            content = b""
-
-            def write(self, part):
-                self.content += bytes(part)
-
-            def close(self):
-                if not self.closed:
-                    self.closed = True
-                    bucket.objects[path] = self.content
-
-            def flush(self):
-                pass
-
-        return pyarrow.PythonFile(Put(), mode="w")
-
-    def get_file_info(self, paths):
-        file, none = pyarrow.fs.FileType.File, pyarrow.fs.FileType.NotFound
-        found = {path: self.objects.get(path) for path in paths}
-        return [
-            pyarrow.fs.FileInfo(path, none if content is None else file, size=content and len(content))
-            for path, content in found.items()
-        ]
-
-    def get_file_info_selector(self, selector):
-        assert selector.recursive
-        assert selector.allow_not_found
-        below = f"{selector.base_dir}/"
-        return [pyarrow.fs.FileInfo(p, pyarrow.fs.FileType.File) for p in self.objects if p.startswith(below)]
-
-    def delete_file(self, path):
-        if self.objects.pop(path, None) is None:
-            raise FileNotFoundError(errno.ENOENT, "no such key", path)
-
-    def delete_dir_contents(self, path, missing_dir_ok):
-        assert missing_dir_ok
-        self.objects = {key: value for key, value in self.objects.items() if not key.startswith(f"{path}/")}
-
-    def _unused(self, *args):
-        raise NotImplementedError
-
-    copy_file = create_dir = delete_dir = delete_root_dir_contents = move = normalize_path = _unused
-    open_append_stream = open_input_stream = _unused
+from oracle.storage import Folder, kind_of, read_file, write_file
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -329,3 +267,40 @@ def test_what_arrow_refuses_is_a_refusal_of_the_folder(method):
 def test_a_path_with_a_nul_is_refused():
     with pytest.raises(FolderError, match="holds a NUL character"):
         Folder("a\0b")
+
+
+def test_what_is_appended_comes_after_what_was_there(tmp_path):
+    folder = Folder(tmp_path / "run")
+    folder.append("log", b"one")
+    folder.append("log", b"two")
+    assert folder.read("log") == b"onetwo"
+    remote = Folder("mock:///bucket/run")
+    with pytest.raises(FolderError, match="nothing can be appended"):
+        remote.append("log", b"one")
+
+
+def test_nothing_can_be_appended_where_a_folder_lies(tmp_path):
+    (tmp_path / "log").mkdir()
+    with pytest.raises(FolderError, match="log: cannot be written"):
+        Folder(tmp_path).append("log", b"one")
+
+
+def test_single_files_are_read_and_written_by_their_address(tmp_path, monkeypatch):
+    bucket = bucket_at_s3(monkeypatch)
+    for url in (tmp_path / "a" / "b.bin", f"{tmp_path}/c.bin", "s3://bucket/runs/b.bin", "s3://bucket/b.bin?region=x"):
+        assert read_file(url) is None
+        assert kind_of(url) is None
+        write_file(url, b"one")
+        assert read_file(url) == b"one"
+        assert kind_of(url) == "file"
+    assert sorted(bucket.objects) == ["bucket/b.bin", "bucket/runs/b.bin"]
+    assert kind_of(tmp_path) == "folder"
+
+
+@pytest.mark.parametrize("url", ["s3://bucket", "s3://", "s3:///", "/", "."])
+def test_what_names_no_file_is_refused(url, tmp_path, monkeypatch):
+    bucket_at_s3(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FolderError):
+        write_file(url, b"one")
+    assert list(tmp_path.iterdir()) == []

@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
+from oracle.chain import run_oracle
 from oracle.data import load_images
 from oracle.data.stream import MEAN, SPREAD, StreamImages, _crop_shape
 from oracle.errors import DataError
 from oracle.experiment import load_experiment
 from oracle.rng import generator
-from oracle.runs.tables import read_trials
-from oracle.search.chain import run_oracle
+from oracle.runs.records import read_trials
 
 CPU = torch.device("cpu")
 CLASSES = ("cat", "dog", "eel")

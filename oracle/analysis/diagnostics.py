@@ -30,7 +30,9 @@ from torch import Tensor, nn
 from oracle.data.images import Batch, Images
 from oracle.experiment import Experiment
 from oracle.pruning.layers import is_shortcut, prunable, prunable_layers
-from oracle.runs.tables import cycle_folder, from_parquet, lineages, oracle_rows, read_experiment, to_parquet
+from oracle.runs.cycle import CycleStore, lineages
+from oracle.runs.records import read_experiment
+from oracle.runs.tables import from_parquet, oracle_rows, to_parquet
 from oracle.storage import Folder
 from oracle.training.parents import Parent, State, Winner, parent_network
 
@@ -67,47 +69,59 @@ def read_diagnostics(out: str | Path | Folder) -> pa.Table:
     folder = out if isinstance(out, Folder) else Folder(out)
     seeds, chain = read_experiment(folder).seeds, lineages(oracle_rows(folder))
     found = [
-        diagnostics_of_winner(folder, cycle, seed, after) for cycle, after in enumerate(chain[1:]) for seed in seeds
+        diagnostics_of_winner(CycleStore(folder=folder, cycle=cycle, lineage=after), seed)
+        for cycle, after in enumerate(chain[1:])
+        for seed in seeds
     ]
     tables = [DIAGNOSTICS.empty_table(), *(table for table in found if table is not None)]
     return pa.concat_tables(tables).drop_columns("lineage")
 
 
-def diagnostics_of_winner(folder: Folder, cycle: int, seed: int, lineage: str) -> pa.Table | None:
-    """What was written of this winner, None where that is missing, of another chain, or cannot be read."""
-    content = folder.read(_name(cycle, seed))
-    table = from_parquet(content, DIAGNOSTICS, where=folder / _name(cycle, seed)) if content is not None else None
-    if table is None or not pc.all(pc.equal(table["lineage"], lineage)).as_py():
+def diagnostics_of_winner(after: CycleStore, seed: int) -> pa.Table | None:
+    """What was written of a winner, None where that is missing, of another chain, or cannot be read.
+
+    `after`: the winner's cycle, with its own optimum in the lineage.
+    """
+    content = after.folder.read(_name(after, seed))
+    table = from_parquet(content, DIAGNOSTICS, where=after.folder / _name(after, seed)) if content is not None else None
+    if table is None or not pc.all(pc.equal(table["lineage"], after.lineage)).as_py():
         return None
     return table
 
 
-def write_diagnostics(folder: Folder, cycle: int, seed: int, table: pa.Table) -> None:
+def has_diagnostics(after: CycleStore, seed: int) -> bool:
+    """Whether a winner's diagnostics are there."""
+    return diagnostics_of_winner(after, seed) is not None
+
+
+def write_diagnostics(after: CycleStore, seed: int, table: pa.Table) -> None:
     """Put a winner's diagnostics beside the trials."""
-    folder.write(_name(cycle, seed), to_parquet(table))
+    after.folder.write(_name(after, seed), to_parquet(table))
 
 
 def diagnose(
     experiment: Experiment,
     images: Images,
+    after: CycleStore,
     *,
-    cycle: int,
     seed: int,
     max_lr: float,
     parent: Parent,
     winner: Winner,
-    lineage: str,
 ) -> pa.Table:
-    """The diagnostics of one winner, one row a quantity and layer. Draws no random number and changes nothing."""
+    """The diagnostics of one winner, one row a quantity and layer. Draws no random number and changes nothing.
+
+    `after`: the winner's cycle, with its own optimum in the lineage.
+    """
     network = parent_network(experiment, seed, images, parent)
-    network.load_state_dict(dict(winner.weights))
+    network.load_state_dict(dict(winner.state))
     batch = images.sample(min(BATCH, images.num_train), "diagnostics")
     network.to(batch[0].device)
     for module in network.modules():
         module.training = isinstance(module, nn.modules.batchnorm._BatchNorm)
     gradients = _gradients(network, batch)
     kept = {name: winner.masks[name] for name in gradients}
-    changes = {name: winner.weights[name] - parent.weights[name] for name in gradients}
+    changes = {name: winner.state[name] - parent.state[name] for name in gradients}
     quantities: dict[str, Walk] = {
         "weight_gradient": _walk_weights(gradients, kept),
         "weight_update": _walk_weights({name: max_lr * value for name, value in gradients.items()}, kept),
@@ -115,15 +129,22 @@ def diagnose(
         "hidden": lambda visit: _walk_hidden(network, batch, visit),
     }
     rows = [
-        {"cycle": cycle, "seed": seed, "layer": layer, "quantity": quantity, **summary.row(), "lineage": lineage}
+        {
+            "cycle": after.cycle,
+            "seed": seed,
+            "layer": layer,
+            "quantity": quantity,
+            **summary.row(),
+            "lineage": after.lineage,
+        }
         for quantity, walk in quantities.items()
         for layer, summary in _summaries(walk).items()
     ]
     return pa.Table.from_pylist(rows, schema=DIAGNOSTICS)
 
 
-def _name(cycle: int, seed: int) -> str:
-    return f"{cycle_folder('diagnostics', cycle)}/seed={seed}.parquet"
+def _name(after: CycleStore, seed: int) -> str:
+    return after.path("diagnostics", f"seed={seed}.parquet")
 
 
 def _gradients(network: nn.Module, batch: Batch) -> dict[str, Tensor]:

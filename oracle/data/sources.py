@@ -20,8 +20,8 @@ from oracle.errors import DataError
 from oracle.experiment import Data
 from oracle.storage import expanded
 
-DEFAULT_ROOT = "data"
-MOST_CLASSES = 100_000  # ImageNet-21k has 21,843
+DEFAULT_ROOT = "data"  # folder, below the one at hand, where CIFAR is looked for and downloaded to
+MOST_CLASSES = 100_000  # where they have no names: a larger label is rather an identifier; ImageNet-21k has 21,843
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,18 +22,19 @@ from oracle.data.images import Batch, check_sample, split
 from oracle.errors import DataError
 from oracle.rng import generator
 
-# Mean and standard deviation of ImageNet's training images, as torchvision's pretrained networks expect their inputs.
-# Constants, not measured on the folder: a pretrained start needs these, and it needs no pass over a million files. Other
-# images are then a little off mean 0 and deviation 1, which batch norm takes up.
+# Mean and standard deviation of red, green and blue, as fractions of full brightness, over ImageNet's training images:
+# torchvision's pretrained networks expect their inputs so. Constants, not measured on the folder: a pretrained start
+# needs these, and it needs no pass over a million files. Other images are then a little off mean 0 and deviation 1,
+# which batch norm takes up.
 MEAN = (0.485, 0.456, 0.406)
 SPREAD = (0.229, 0.224, 0.225)
 RESOLUTION = 224  # pixels a side, where the experiment names none
-SHORT_SIDE = 256 / 224  # of the resized image to the crop that is evaluated: torchvision's recipe for ImageNet
-AREA = (0.08, 1.0)  # of a random crop to the image; with ASPECT, the recipe of Szegedy et al. 2015
-ASPECT = 4 / 3  # width to height of a random crop: from 1 / ASPECT to ASPECT
-CROP_TRIES = 10
+SHORT_SIDE_RATIO = 256 / 224  # of the resized image to the crop that is evaluated: torchvision's recipe for ImageNet
+CROP_AREA = (0.08, 1.0)  # of a random crop to the image; with CROP_ASPECT, the recipe of Szegedy et al. 2015
+CROP_ASPECT = 4 / 3  # width to height of a random crop: from 1 / CROP_ASPECT to CROP_ASPECT
+CROP_TRIES = 10  # draws of a crop that may stick out of the image: torchvision's number
 EVALUATION_BATCH = 250  # images; the largest map of ResNet-50 at 224 pixels then takes 0.8 GB
-MOST_WORKERS = 16  # processes that decode
+MOST_WORKERS = 16  # processes that decode images, at most
 
 AugmentationKey = tuple[int, int, int]  # seed, cycle, epoch
 
@@ -148,7 +149,7 @@ class _Files(Dataset[Any]):
             return DataError(f"{path}: the image cannot be decoded: {error}")
         if self._key is not None:
             return _resized_crop_flip(image, self._size, generator("augmentation", *self._key, index)), label
-        image = transforms.resize(image, [round(SHORT_SIDE * self._size)], antialias=True)
+        image = transforms.resize(image, [round(SHORT_SIDE_RATIO * self._size)], antialias=True)
         return transforms.center_crop(image, [self._size, self._size]), label
 
 
@@ -164,18 +165,18 @@ def _resized_crop_flip(image: Tensor, size: int, draws: torch.Generator) -> Tens
 
 
 def _crop_shape(height: int, width: int, draws: torch.Generator) -> tuple[int, int]:
-    """Rows and columns of a random crop: area uniform in AREA, log of the aspect uniform, drawn again if it sticks out.
+    """Rows and columns of a random crop: area uniform in CROP_AREA, log of the aspect uniform.
 
-    After CROP_TRIES the largest crop with an aspect within the limits.
+    Drawn again if it sticks out; after CROP_TRIES the largest crop with an aspect within the limits.
     """
     areas, aspects = torch.rand(2, CROP_TRIES, generator=draws, dtype=torch.float64).tolist()
     for area, aspect in zip(areas, aspects, strict=True):
-        pixels = height * width * (AREA[0] + (AREA[1] - AREA[0]) * area)
-        ratio = math.exp((2 * aspect - 1) * math.log(ASPECT))
+        pixels = height * width * (CROP_AREA[0] + (CROP_AREA[1] - CROP_AREA[0]) * area)
+        ratio = math.exp((2 * aspect - 1) * math.log(CROP_ASPECT))
         rows, columns = round(math.sqrt(pixels / ratio)), round(math.sqrt(pixels * ratio))
         if 0 < rows <= height and 0 < columns <= width:
             return rows, columns
-    return min(height, round(width * ASPECT)), min(width, round(height * ASPECT))
+    return min(height, round(width * CROP_ASPECT)), min(width, round(height * CROP_ASPECT))
 
 
 def _stack(items: Sequence[tuple[Tensor, int] | DataError]) -> tuple[Tensor, Tensor] | DataError:

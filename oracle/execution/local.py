@@ -1,18 +1,18 @@
 """A cycle's packs in this process, without Ray."""
 
 import os
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
 
 import torch
 
 from oracle.data.images import Images
-from oracle.data.sources import RawImages
-from oracle.events import Watch
-from oracle.execution.worker import Job, Pack, run_pack
+from oracle.events import CancelToken, Listener
+from oracle.execution.jobs import Job, Pack
+from oracle.execution.worker import run_pack
 from oracle.storage import Folder
-from oracle.training.train import Backend, default_device
+from oracle.training.backends import Backend, default_device
 
 
 class LocalExecutor:
@@ -28,13 +28,12 @@ class LocalExecutor:
     def prove_folder(self, folder: Folder) -> None:
         """Nothing to prove: the process that trains is the one that opened it."""
 
-    def run(self, job: Job, packs: Sequence[Pack], raw: RawImages | None, watch: Watch) -> None:
-        """Train what the packs lack. Raises the first error, once running packs have stopped at their next epoch."""
-        images, stop, threads = self._images, threading.Event(), torch.get_num_threads()
+    def run(self, job: Job, packs: Sequence[Pack], *, tell: Listener, cancel: CancelToken) -> None:
+        """See `Executor.run`. Raises the first error, once running packs have stopped at their next epoch."""
+        stop, threads = CancelToken(), torch.get_num_threads()
 
         def train(pack: Pack) -> None:
-            run_pack(job, pack, images, progress=lambda done: _move(watch, pack, done, stop))
-            _move(watch, pack, 1.0, stop)
+            run_pack(job, pack, self._images, tell=tell, cancelled=lambda: stop.is_cancelled() or cancel.is_cancelled())
 
         pool = ThreadPoolExecutor(self.slots)
         try:
@@ -44,22 +43,16 @@ class LocalExecutor:
                 for future in done:
                     future.result()
         finally:
-            stop.set()
+            stop.cancel()
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)
 
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """See `Executor.call`."""
+        return function(*arguments)
+
     def close(self) -> None:
         """Nothing to give back."""
-
-
-class _Stopped(BaseException):
-    """Takes a thread out of its training; its last checkpoint stays."""
-
-
-def _move(watch: Watch, pack: Pack, done: float, stop: threading.Event) -> None:
-    if stop.is_set():
-        raise _Stopped
-    watch.pack_moves(pack=pack.name, done=done)
 
 
 def default_slots(backend: Backend, device: str) -> int:

@@ -1,4 +1,4 @@
-"""A cycle's packs on Ray Tune: one `Tuner.fit` a cycle, one Tune trial a pack. The only file that imports Ray.
+"""A round's packs on Ray Tune: one `Tuner.fit` a round, one Tune trial a pack. The only file that imports Ray.
 
 Workers commit their own rows; Ray's results are never read back, except to say why a pack has none. Facts behind the
 choices (Ray 2.60): actors do not outlive a fit, so trials share actors (`reuse_actors`) and are long; a bug and a lost
@@ -7,7 +7,6 @@ own restore repeats finished trials, so what is missing is decided from our reco
 """
 
 import contextlib
-import functools
 import io
 import logging
 import os
@@ -20,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,10 +34,11 @@ from oracle.data import load_images
 from oracle.data.images import Images
 from oracle.data.sources import RawImages
 from oracle.errors import ClusterError, Error, FolderError, TrialError
-from oracle.events import Watch
+from oracle.events import CancelToken, Event, Listener, PackProgress, TrialFinished
 from oracle.execution import guard
-from oracle.execution.worker import Job, Pack, missing, run_pack
-from oracle.runs.tables import done_trials
+from oracle.execution.jobs import Job, Pack
+from oracle.execution.worker import run_pack
+from oracle.runs.cycle import pairs_of
 from oracle.storage import Folder
 
 Result = TypeVar("Result")
@@ -65,12 +66,19 @@ class RayExecutor:
     """Trains packs as Ray Tune trials, on a cluster of this process's own or on one that runs already."""
 
     def __init__(
-        self, *, address: str | None = None, slots: int | None = None, cpus: float = 1.0, gpus: float | None = None
+        self,
+        raw: RawImages | None,
+        *,
+        address: str | None = None,
+        slots: int | None = None,
+        cpus: float = 1.0,
+        gpus: float | None = None,
     ) -> None:
         """Start or join a cluster.
 
-        `address`: None or "local" for a cluster of this process alone, else as `ray.init` takes it; `slots`: packs at a
-        time, all that fit by default; `cpus`, `gpus`: of one pack, gpus defaulting to 1 where the cluster has any.
+        `raw`: the data as stored, which travel to the workers; None for a folder of images, which they read themselves.
+        `address`: None or "local" for a cluster of this process alone, else as `ray.init` takes it. `slots`: packs at a
+        time, all that fit by default. `cpus`, `gpus`: of one pack, gpus defaulting to 1 where the cluster has any.
         Raises ClusterError where the cluster cannot be reached.
         """
         if ray.is_initialized():
@@ -78,6 +86,7 @@ class RayExecutor:
                 "this process is connected to Ray already, and a search ends its connection when it is done: call "
                 "ray.shutdown() first, or search in a process of its own"
             )
+        self._raw = raw
         self._environment = dict(os.environ)
         self._files = Path(tempfile.mkdtemp(prefix="oracle-", dir=_short_folder()))
         self._ours = address in {None, "local"}
@@ -151,48 +160,45 @@ class RayExecutor:
             raise ClusterError(f"a node of the cluster failed: {str(error).strip().splitlines()[-1]}") from None
         return result
 
-    def run(self, job: Job, packs: Sequence[Pack], raw: RawImages | None, watch: Watch) -> None:
-        """Train what the packs lack, in one `Tuner.fit`. Raises what a worker refused, ClusterError where one is lost."""
+    def run(self, job: Job, packs: Sequence[Pack], *, tell: Listener, cancel: CancelToken) -> None:
+        """See `Executor.run`: one `Tuner.fit`. Raises what a worker refused, ClusterError where one is lost."""
         num_shares = len(packs) if self._pack_seconds > LONG_PACK_SECONDS else min(self.slots, len(packs))
         shares = [list(packs[share::num_shares]) for share in range(num_shares)]
-        trainable = tune.with_parameters(_train, job=job, shares=shares, raw=raw)
-        stopper, started = _StopAtError(), time.monotonic()
+        stopper, started = _Stopper(cancel), time.monotonic()
+        results = self._fit(job, shares, tell, stopper)
+        self._pack_seconds = (time.monotonic() - started) * self.slots / len(packs)
+        if stopper.error is not None:
+            kind, message = stopper.error
+            raise _ERRORS.get(kind, Error)(message)
+        if not cancel.is_cancelled():
+            _check_complete(
+                job, packs, {str(result.error).strip().splitlines()[-1] for result in results if result.error}
+            )
+
+    def _fit(self, job: Job, shares: Sequence[list[Pack]], tell: Listener, stopper: "_Stopper") -> Any:
+        trainable = tune.with_parameters(_train, job=job, shares=shares, raw=self._raw)
         tuner = Tuner(
             tune.with_resources(trainable, self._resources),
-            param_space={"share": tune.grid_search(list(range(num_shares)))},
+            param_space={"share": tune.grid_search(list(range(len(shares))))},
             tune_config=TuneConfig(reuse_actors=True, max_concurrent_trials=self.slots),
             run_config=RunConfig(
                 name=f"{job.experiment.name}-{secrets.token_hex(4)}",
                 storage_path=str(self._files / "tune"),
                 failure_config=FailureConfig(max_failures=LOST_WORKERS),
-                callbacks=[_Follow(watch)],
+                callbacks=[_Follow(tell)],
                 stop=stopper,
                 verbose=0,
             ),
         )
         try:
             with _quiet():
-                results = tuner.fit()
+                return tuner.fit()
         except RuntimeError as error:
             raise ClusterError(
                 f"Ray stopped the search ({str(error).strip().splitlines()[0]}). Most often a worker was killed because "
                 "its node ran out of memory: use fewer slots (--slots) or smaller packs (--pack-size). What was "
                 "finished is kept: run the same command again"
             ) from None
-        self._pack_seconds = (time.monotonic() - started) * self.slots / len(packs)
-        if stopper.error is not None:
-            kind, message = stopper.error
-            raise _ERRORS.get(kind, Error)(message)
-        done = done_trials(job.folder, packs[0].cycle, packs[0].lineage)
-        lost = [pack for pack in packs if missing(pack, done)]
-        if lost:
-            reasons = {str(result.error).strip().splitlines()[-1] for result in results if result.error}
-            raise ClusterError(
-                f"search {job.experiment.name}, cycle {lost[0].cycle}: {len(lost)} of {len(packs)} packs have no rows, "
-                f"the first for seed {lost[0].seed}, max_lr {lost[0].candidates[0]:g} and on: "
-                f"{'; '.join(sorted(reasons)) or 'their workers were lost'}. What was finished is kept: run the same "
-                "command again"
-            )
 
     def close(self) -> None:
         """Leave the cluster; one of our own ends, and its files go."""
@@ -212,56 +218,81 @@ _TOKEN = secrets.token_hex(32)  # one a process: Ray keeps the first that it has
 _IMAGES: dict[str, Images] = {}  # of this worker process, so that its second pack finds them ready
 
 
-def _train(config: dict[str, Any], *, job: Job, shares: list[list[Pack]], raw: RawImages | None) -> None:
+def _check_complete(job: Job, packs: Sequence[Pack], reasons: set[str]) -> None:
+    """Raises ClusterError where packs have no rows. `reasons`: what Ray said of their workers."""
+    store = packs[0].store  # all are of one cycle
+    done = set(pairs_of(store.trials()))
+    lost = [pack for pack in packs if not {(max_lr, pack.seed) for max_lr in pack.candidates} <= done]
+    if lost:
+        raise ClusterError(
+            f"search {job.experiment.name}, cycle {store.cycle}: {len(lost)} of {len(packs)} packs have no rows, "
+            f"the first for seed {lost[0].seed}, max_lr {lost[0].candidates[0]:g} and on: "
+            f"{'; '.join(sorted(reasons)) or 'their workers were lost'}. What was finished is kept: run the same "
+            "command again"
+        )
+
+
+def _train(config: dict[str, Any], *, job: Job, shares: Sequence[list[Pack]], raw: RawImages | None) -> None:
     """One Tune trial. A refusal or a crash is a result: it would be the same anywhere, so Ray must not try it again."""
     reported = time.monotonic()
+    finished: list[dict[str, Any]] = []  # trials that no report has told of yet
 
-    def progress(pack: Pack, fraction: float) -> None:
-        nonlocal reported
-        if time.monotonic() - reported >= REPORT_SECONDS:
+    def report(event: Event) -> None:
+        nonlocal reported, finished
+        if isinstance(event, TrialFinished):
+            finished.append(asdict(event))
+        elif isinstance(event, PackProgress) and (event.done == 1 or time.monotonic() - reported >= REPORT_SECONDS):
             reported = time.monotonic()
-            tune.report({"pack": pack.name, "fraction": fraction, "error": None})
+            tune.report({"pack": event.pack, "fraction": event.done, "finished": finished, "error": None})
+            finished = []
+
+    def refuse(kind: type[Error], text: str) -> None:
+        tune.report({"pack": None, "fraction": 0.0, "finished": finished, "error": (kind.__name__, text)})
 
     try:
         key = job.experiment.hash
         if key not in _IMAGES:
             _IMAGES[key] = load_images(job.experiment, torch.device(job.settings.device), raw)
         for pack in shares[config["share"]]:
-            run_pack(job, pack, _IMAGES[key], functools.partial(progress, pack))
-            tune.report({"pack": pack.name, "fraction": 1.0, "error": None})
+            run_pack(job, pack, _IMAGES[key], tell=report)
     except Error as error:
-        tune.report({"pack": None, "fraction": 0.0, "error": (type(error).__name__, str(error))})
+        refuse(type(error), str(error))
     except Exception as error:
-        text = f"search {job.experiment.name}: a worker crashed: {type(error).__name__}: {error}"
-        tune.report({"pack": None, "fraction": 0.0, "error": (TrialError.__name__, text)})
+        refuse(TrialError, f"search {job.experiment.name}: a worker crashed: {type(error).__name__}: {error}")
 
 
 class _Follow(Callback):  # type: ignore[misc]  # Ray ships no types
-    """Passes the workers' signs of life on."""
+    """Passes on what the workers tell."""
 
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
+    def __init__(self, tell: Listener) -> None:
+        self._tell = tell
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # the Tuner saves itself for a restore that nobody does, and a terminal cannot be saved
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        for fields in result["finished"]:
+            self._tell(TrialFinished(**fields))
         if result["pack"] is not None:
-            self._watch.pack_moves(pack=result["pack"], done=result["fraction"])
+            self._tell(PackProgress(pack=result["pack"], done=result["fraction"]))
 
 
-class _StopAtError(Stopper):  # type: ignore[misc]
-    """Ends the fit at the first refusal: it would only be repeated."""
+class _Stopper(Stopper):  # type: ignore[misc]
+    """Ends the fit at the first refusal, which would only be repeated, and when the search is cancelled."""
 
-    def __init__(self) -> None:
+    def __init__(self, cancel: CancelToken) -> None:
+        self._cancel = cancel
         self.error: tuple[str, str] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as above
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         self.error = self.error or result.get("error")
         return False
 
     def stop_all(self) -> bool:
-        return self.error is not None
+        return self.error is not None or self._cancel.is_cancelled()
 
 
 def _probe(folder: Folder, token: str, node: str) -> str | None:

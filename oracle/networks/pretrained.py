@@ -4,21 +4,22 @@ Nothing is unpickled but by torch.load with weights_only; a search itself reads 
 """
 
 import hashlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from oracle.errors import NetworkError
+from oracle.errors import FolderError, NetworkError
 from oracle.networks import build_network
-from oracle.storage import expanded
+from oracle.storage import read_file, write_file
 
 # Networks with the shapes of a torchvision checkpoint, and the prefix of their heads' keys.
-_HEADS: Mapping[str, str] = {"resnet50": "fc.", "mobilenetv2": "classifier.", "vit-b-16": "heads."}
+_HEAD_PREFIXES: Mapping[str, str] = {"resnet50": "fc.", "mobilenetv2": "classifier.", "vit-b-16": "heads."}
 
 
 def convert_checkpoint(
@@ -37,15 +38,16 @@ def convert_checkpoint(
     - a head for another number of classes is replaced by a fresh one, drawn from `generator` (see `build_network`);
     - ViT's position embeddings for images of another side are interpolated (bicubic, by torchvision's own function).
 
-    NetworkError if `name` has no torchvision checkpoint, if the file cannot be read as one of it, or `out` not written.
+    NetworkError if `name` has no torchvision checkpoint, or the file cannot be read as one of it; FolderError if `out`
+    cannot be written. `out` is written whole, in a folder that is made if it is not there.
     """
-    if name not in _HEADS:
+    if name not in _HEAD_PREFIXES:
         raise NetworkError(
-            f"network {name!r} has no torchvision checkpoint; those that have one are {', '.join(_HEADS)}"
+            f"network {name!r} has no torchvision checkpoint; those that have one are {', '.join(_HEAD_PREFIXES)}"
         )
     network = build_network(name, num_classes=num_classes, input_shape=input_shape, generator=generator)
     own = network.state_dict()
-    state = _renamed(_read_checkpoint(expanded(checkpoint)))
+    state = _renamed(_read_checkpoint(checkpoint))
     changes = []
     if name == "vit-b-16" and state.get("encoder.pos_embedding", torch.empty(0)).dim() == 3:
         before = state["encoder.pos_embedding"].shape[1] - 1
@@ -58,7 +60,7 @@ def convert_checkpoint(
                     f"checkpoint {str(checkpoint)!r}: its position embeddings cannot be interpolated: {error}"
                 ) from None
             changes.append(f"position embeddings were interpolated from {before} to {after} patches")
-    head = {key: value for key, value in own.items() if key.startswith(_HEADS[name])}
+    head = {key: value for key, value in own.items() if key.startswith(_HEAD_PREFIXES[name])}
     theirs = {key: state[key] for key in head if key in state}
     is_head = all(value.dim() == head[key].dim() for key, value in theirs.items())  # else `_check_fits` refuses it
     if is_head and any(value.shape != head[key].shape for key, value in theirs.items()):
@@ -71,10 +73,7 @@ def convert_checkpoint(
         ):  # old checkpoints have none, and it does not matter
             state[key] = own[key]
     _check_fits(own, state, str(checkpoint))
-    try:
-        save_file({key: state[key].to(own[key].dtype).contiguous().clone() for key in own}, expanded(out))
-    except (OSError, SafetensorError) as error:
-        raise NetworkError(f"weights {str(out)!r} cannot be written: {error}") from error
+    write_file(out, save({key: state[key].to(own[key].dtype).contiguous().clone() for key in own}))
     return changes
 
 
@@ -84,7 +83,7 @@ def load_weights(network: nn.Module, path: str | Path, *, sha256: str | None = N
     `sha256`: what the file's content must hash to, 64 hex digits; None: anything. NetworkError if the file cannot be read
     or holds something else, or a tensor is missing, unknown, of another shape or not finite; the network is then unchanged.
     """
-    content = _read(path)
+    content = _read("weights", path)
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise NetworkError(
             f"weights {str(path)!r}: the file has changed since the search began; put back the one whose SHA-256 is "
@@ -103,21 +102,23 @@ def load_weights(network: nn.Module, path: str | Path, *, sha256: str | None = N
 
 def weights_sha256(path: str | Path) -> str:
     """What a file of weights hashes to, 64 hex digits. NetworkError if it cannot be read."""
-    return hashlib.sha256(_read(path)).hexdigest()
+    return hashlib.sha256(_read("weights", path)).hexdigest()
 
 
-def _read(path: str | Path) -> bytes:
+def _read(what: str, path: str | Path) -> bytes:
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise NetworkError(f"weights {str(path)!r} cannot be read: {error.strerror}") from error
+        content = read_file(path)
+    except FolderError as error:
+        raise NetworkError(f"{what} {error}") from error
+    if content is None:
+        raise NetworkError(f"{what} {str(path)!r} cannot be read: No such file")
+    return content
 
 
-def _read_checkpoint(path: Path) -> dict[str, Tensor]:
+def _read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    content = _read("checkpoint", path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise NetworkError(f"checkpoint {str(path)!r} cannot be read: {error.strerror}") from error
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a truncated or foreign file raises almost anything, and torch's advice is to trust it
         raise NetworkError(
             f"checkpoint {str(path)!r} cannot be read with weights_only: it is damaged, or holds more than tensors. Save "

@@ -26,17 +26,25 @@ class Method:
 
     score: Score
     scope: Scope
+    needs_batch: bool = False  # images and labels, for its score
 
 
 METHODS: Mapping[str, Method] = {
     "global_magnitude": Method(magnitude, pooled),  # with weight rewinding: IMP
     "layer_magnitude": Method(magnitude, each_layer),
-    "global_gradient": Method(gradient, pooled),
+    "global_gradient": Method(gradient, pooled, needs_batch=True),
     "lamp": Method(lamp, pooled),
     "lap": Method(lap, each_layer),
     "lap_bn": Method(lap_bn, each_layer),
     "l1_filter": Method(filter_norm, whole_filters),
 }
+
+
+def find_method(name: str) -> Method:
+    """The entry of METHODS. Raises MaskError, listing what there is, for an unknown name."""
+    if name not in METHODS:
+        raise MaskError(f"pruning method {name!r} is not known; the known ones are {', '.join(METHODS)}")
+    return METHODS[name]
 
 
 def next_masks(
@@ -58,7 +66,7 @@ def next_masks(
     masks: those of the last round (None: dense), one for every prunable weight; they are not changed.
     method: a key of METHODS.
     rate: fraction of the kept weights to prune, in (0, 1).
-    batch: (images, labels), for `global_gradient` alone.
+    batch: (images, labels), for methods that need one (`global_gradient`) alone.
     prune_output: False leaves the mask of the output layer (the last prunable weight) as it is and out of R.
 
     Returns masks on the weights' device, one for every prunable weight. `l1_filter` adds masks of biases and of batch
@@ -72,11 +80,9 @@ def next_masks(
     >>> next_masks(network, None, method="global_magnitude", rate=0.4)["weight"].tolist()
     [[True, False, False, True, True]]
     """
-    if method not in METHODS:
-        raise MaskError(f"pruning method {method!r} is not known; the known ones are {', '.join(METHODS)}")
+    how = find_method(method)
     if not 0 < rate < 1:
         raise MaskError(f"the pruning rate is {rate}, expected a fraction in (0, 1), as 0.2 for 20% a cycle")
-    how = METHODS[method]
     parameters = dict(network.named_parameters())
     for name, parameter in parameters.items():
         if is_lazy(parameter) or parameter.is_meta:

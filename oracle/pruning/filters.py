@@ -26,17 +26,17 @@ from oracle.pruning.scores import Scores
 Filter = tuple[str, int]  # key of a convolution's weight, index of the filter
 Labels = list[Filter | None] | None  # a filter for each channel; None: not known
 
-_KEEPS_CHANNELS = (
+_CHANNEL_KEEPING_MODULES = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Tanh, nn.Identity),
     *(nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten),
 )
-_KEEPS_CHANNELS_TOO: set[Callable[..., Any] | str] = {
+_CHANNEL_KEEPING_FUNCTIONS: set[Callable[..., Any] | str] = {
     *(F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.hardswish, F.sigmoid, F.tanh, torch.relu, torch.tanh),
     *(torch.sigmoid, F.dropout, F.dropout2d, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d),
     *("relu", "relu_", "sigmoid", "tanh", "contiguous", "clone"),
 }
-_ADDS: set[Callable[..., Any] | str] = {operator.add, operator.iadd, torch.add, "add", "add_"}
-_ASKS_SHAPE: set[Callable[..., Any] | str] = {getattr, "size", "dim"}  # return no feature map
+_ADDITIONS: set[Callable[..., Any] | str] = {operator.add, operator.iadd, torch.add, "add", "add_"}
+_SHAPE_QUERIES: set[Callable[..., Any] | str] = {getattr, "size", "dim"}  # return no feature map
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,21 +144,21 @@ def _trace(network: nn.Module) -> _Flow:
             elif isinstance(module, nn.Conv2d | nn.Linear):
                 labels[node] = _through_layer(flow, module, names, inputs[0])
             elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-                _entries(flow, module, names, inputs[0])
+                _note_entries(flow, module, names, inputs[0])
                 labels[node] = inputs[0]
-            elif isinstance(module, _KEEPS_CHANNELS):
+            elif isinstance(module, _CHANNEL_KEEPING_MODULES):
                 labels[node] = inputs[0]
             else:
                 _fix_all(flow, inputs)
         elif node.op == "output":
             _fix_all(flow, inputs)
-        elif node.target in _ADDS:
+        elif node.target in _ADDITIONS:
             labels[node] = _through_sum(flow, network, node, inputs)
         elif node.target in {torch.cat, torch.concat}:
             labels[node] = _through_cat(flow, node, inputs)
-        elif node.target in _KEEPS_CHANNELS_TOO or _flattens(node, network):
+        elif node.target in _CHANNEL_KEEPING_FUNCTIONS or _flattens(node, network):
             labels[node] = inputs[0]
-        elif node.target not in _ASKS_SHAPE:
+        elif node.target not in _SHAPE_QUERIES:
             _fix_all(flow, inputs)
     _keep_residual_rules(flow, network)
     return flow
@@ -181,14 +181,15 @@ def _through_layer(flow: _Flow, module: nn.Conv2d | nn.Linear, names: Mapping[in
     flow.order.append(key)
     if groups == module.in_channels == module.out_channels and groups > 1:
         flow.fixed.add(key)
-        _entries(flow, module, names, read)
+        _note_entries(flow, module, names, read)
         return read
     written: Labels = [(key, index) for index in range(module.out_channels)]
-    _entries(flow, module, names, written)
+    _note_entries(flow, module, names, written)
     return written
 
 
-def _entries(flow: _Flow, module: nn.Module, names: Mapping[int, str], labels: Labels) -> None:
+def _note_entries(flow: _Flow, module: nn.Module, names: Mapping[int, str], labels: Labels) -> None:
+    """Entry by entry, the parameters of a module belong to these filters."""
     for parameter in module.parameters(recurse=False):
         if labels is not None:
             flow.uses.append(_Use(name=names[id(parameter)], axis=0, labels=labels))

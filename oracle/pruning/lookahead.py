@@ -58,13 +58,13 @@ def _scores(network: nn.Module, weights: Weights, *, with_norms: bool) -> Scores
     scores = {}
     for previous, link, following in zip(before, chain, after, strict=True):
         score = weights[link.layer.name].double().square()
-        if previous is not None and _defined(previous, link):
+        if previous is not None and _feeds(previous, link):
             rows = weights[previous.layer.name].double().square().flatten(1).sum(1)
             if with_norms:
                 rows = rows * _norm_scale(previous, rows)
             score = score * _by_input(rows, link.layer, score)
         writes = torch.ones(len(score), dtype=score.dtype, device=score.device)
-        if following is not None and _defined(link, following):
+        if following is not None and _feeds(link, following):
             columns = _columns(weights[following.layer.name], following.layer)
             writes = columns.view(len(score), -1).sum(1)  # H*W units read each channel of a flattened map
         if with_norms:
@@ -92,8 +92,8 @@ def _chain(network: nn.Module) -> list[_Link]:
     return chain
 
 
-def _defined(link: _Link, following: _Link) -> bool:
-    """Whether `following` reads just what `link` writes."""
+def _feeds(link: _Link, following: _Link) -> bool:
+    """Whether `following` reads just what `link` writes: else a neighbour counts 1."""
     writes, reads = link.layer.writes, following.layer.reads
     if writes is None or reads is None or any(norm.num_features != writes for norm in link.norms):
         return False

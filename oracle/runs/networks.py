@@ -1,4 +1,4 @@
-"""Networks on disk: parents, final weights and winners, in safetensors, one file each."""
+"""Networks on disk: parents, final states and winners of a cycle, in safetensors, one file each."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,91 +7,75 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from oracle.runs.tables import cycle_folder
+from oracle.runs.cycle import CycleStore
 from oracle.storage import Folder
 from oracle.training.parents import Parent, State, Winner
 
+STATE = "weights"  # what the files call a state dict
 
-def parent_name(cycle: int, seed: int, lineage: str) -> str:
+
+def parent_name(store: CycleStore, seed: int) -> str:
     """Where a parent lies in the folder."""
-    return f"{cycle_folder('parents', cycle)}/seed={seed}-{lineage}.safetensors"
+    return store.path("parents", f"seed={seed}-{store.lineage}.safetensors")
 
 
-def weights_name(cycle: int, commit: str) -> str:
-    """Where a commit's final weights lie in the folder."""
-    return f"{cycle_folder('weights', cycle)}/{commit}.safetensors"
-
-
-def winner_name(cycle: int, seed: int) -> str:
-    """Where a seed's trained network at a cycle's optimum lies in the folder."""
-    return f"{cycle_folder('winners', cycle)}/seed={seed}.safetensors"
-
-
-def write_parent(folder: Folder, cycle: int, seed: int, lineage: str, parent: Parent) -> None:
+def write_parent(store: CycleStore, seed: int, parent: Parent) -> None:
     """Put a parent where the workers of its cycle find it."""
-    tensors = prefixed("weights", parent.weights) | prefixed("masks", parent.masks)
+    tensors = prefixed(STATE, parent.state) | prefixed("masks", parent.masks)
     header = {"weights_remaining": repr(parent.weights_remaining)}
-    write_tensors(folder, parent_name(cycle, seed, lineage), tensors, header)
+    write_tensors(store.folder, parent_name(store, seed), tensors, header)
 
 
-def read_parent(folder: Folder, cycle: int, seed: int, lineage: str) -> Parent | None:
+def read_parent(store: CycleStore, seed: int) -> Parent | None:
     """A parent, or None where it is missing or cannot be read."""
-    found = read_tensors(folder, parent_name(cycle, seed, lineage))
+    found = read_tensors(store.folder, parent_name(store, seed))
     if found is None:
         return None
     tensors, header = found
     return Parent(
-        weights=part(tensors, "weights"),
+        state=part(tensors, STATE),
         masks=part(tensors, "masks"),
         weights_remaining=float(header["weights_remaining"]),
     )
 
 
-def write_winner(folder: Folder, cycle: int, seed: int, lineage: str, max_lr: float, winner: Winner) -> None:
-    """Keep a seed's trained network at a cycle's optimum."""
-    tensors = prefixed("weights", winner.weights) | prefixed("masks", winner.masks)
+def write_winner(store: CycleStore, seed: int, max_lr: float, winner: Winner) -> None:
+    """Keep a seed's trained network at the cycle's optimum."""
+    tensors = prefixed(STATE, winner.state) | prefixed("masks", winner.masks)
     tensors |= prefixed("rewind", winner.rewind or {})
-    header = {"lineage": lineage, "max_lr": repr(max_lr)}
-    write_tensors(folder, winner_name(cycle, seed), tensors, header)
+    header = {"lineage": store.lineage, "max_lr": repr(max_lr)}
+    write_tensors(store.folder, _winner_name(store, seed), tensors, header)
 
 
-def read_winner(folder: Folder, cycle: int, seed: int, lineage: str, max_lr: float) -> Winner | None:
+def read_winner(store: CycleStore, seed: int, max_lr: float) -> Winner | None:
     """The winner of this chain, or None where it is missing, of another chain, or cannot be read."""
-    found = read_tensors(folder, winner_name(cycle, seed))
-    if found is None or found[1] != {"lineage": lineage, "max_lr": repr(max_lr)}:
+    found = read_tensors(store.folder, _winner_name(store, seed))
+    if found is None or found[1] != {"lineage": store.lineage, "max_lr": repr(max_lr)}:
         return None
     tensors = found[0]
-    return Winner(
-        weights=part(tensors, "weights"), masks=part(tensors, "masks"), rewind=part(tensors, "rewind") or None
-    )
+    return Winner(state=part(tensors, STATE), masks=part(tensors, "masks"), rewind=part(tensors, "rewind") or None)
 
 
-def winners_are_whole(folder: Folder, cycle: int, seeds: Sequence[int]) -> bool:
-    """Whether all winners of a cycle are there, as long as their own first bytes say: a look that reads no weights."""
-    return all(_is_whole(folder, winner_name(cycle, seed)) for seed in seeds)
+def winners_are_whole(store: CycleStore, seeds: Sequence[int]) -> bool:
+    """Whether all winners are there, as long as their own first bytes say: a look that reads no tensors."""
+    return all(_is_whole(store.folder, _winner_name(store, seed)) for seed in seeds)
 
 
-def _is_whole(folder: Folder, name: str) -> bool:
-    size, length = folder.size(name), int.from_bytes(folder.read(name, 8) or b"", "little")
-    if size is None or size < 8 + length:
-        return False
-    try:
-        fields = json.loads((folder.read(name, 8 + length) or b"")[8:])
-        ends = [field["data_offsets"][1] for key, field in fields.items() if key != "__metadata__"]
-        return bool(size == 8 + length + max(ends, default=0))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return False
+def write_finals(store: CycleStore, commit: str, candidates: Sequence[float], *, states: State, rewind: State) -> None:
+    """Write the final states of candidates that were trained together, stacked, under their commit's name."""
+    tensors = prefixed(STATE, states) | prefixed("rewind", rewind)
+    write_tensors(store.folder, _finals_name(store, commit), tensors, {"candidates": json.dumps(candidates)})
 
 
-def read_final(folder: Folder, cycle: int, commit: str, max_lr: float, masks: State) -> Winner | None:
-    """One candidate out of a commit's final weights, or None where they are gone or cannot be read."""
-    found = read_tensors(folder, weights_name(cycle, commit))
+def read_final(store: CycleStore, commit: str, max_lr: float, masks: State) -> Winner | None:
+    """One candidate out of a commit's final states, or None where they are gone or cannot be read."""
+    found = read_tensors(store.folder, _finals_name(store, commit))
     if found is None:
         return None
     tensors, header = found
     index = json.loads(header["candidates"]).index(max_lr)
     own = {name: value[index] for name, value in tensors.items()}
-    return Winner(weights=part(own, "weights"), masks=masks, rewind=part(own, "rewind") or None)
+    return Winner(state=part(own, STATE), masks=masks, rewind=part(own, "rewind") or None)
 
 
 def write_tensors(folder: Folder, name: str, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
@@ -124,3 +108,23 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """One group of `prefixed` tensors, under their own names."""
     start = f"{prefix}/"
     return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+
+
+def _winner_name(store: CycleStore, seed: int) -> str:
+    return store.path("winners", f"seed={seed}.safetensors")
+
+
+def _finals_name(store: CycleStore, commit: str) -> str:
+    return store.path("weights", f"{commit}.safetensors")
+
+
+def _is_whole(folder: Folder, name: str) -> bool:
+    size, length = folder.size(name), int.from_bytes(folder.read(name, 8) or b"", "little")
+    if size is None or size < 8 + length:
+        return False
+    try:
+        fields = json.loads((folder.read(name, 8 + length) or b"")[8:])
+        ends = [field["data_offsets"][1] for key, field in fields.items() if key != "__metadata__"]
+        return bool(size == 8 + length + max(ends, default=0))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return False

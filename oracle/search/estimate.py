@@ -1,37 +1,39 @@
 """What a search will cost, before anything is launched."""
 
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 
-from oracle.data import load_images, read_whole
+from oracle.data import load_images
 from oracle.data.images import Images
 from oracle.data.sources import RawImages
+from oracle.execution.executors import EXECUTORS, Asked, Launch
 from oracle.execution.local import default_slots
 from oracle.experiment import Experiment
-from oracle.runs.tables import read_trials
-from oracle.search.chain import fair_pack_size
-from oracle.search.preflight import check_experiment, check_flags, check_folder, check_settings, pinned, read_settings
+from oracle.runs.decisions import Pair
+from oracle.runs.records import read_trials
+from oracle.search.packing import fair_pack_size, num_packs
+from oracle.search.preflight import Prepared, check_settings, prepare
+from oracle.search.strategies import Strategy, first_round, least_trainings
 from oracle.storage import Folder
+from oracle.training.backends import Backend, choose_backend, default_device, make_trainer
+from oracle.training.optimizers import OPTIMIZERS
 from oracle.training.parents import first_parent, parent_network
-from oracle.training.train import Backend, choose_backend, default_device, make_trainer
 
 RAY_CYCLE_SECONDS = 6.0  # a fit's fixed cost on two cores: actors start, torch is imported
 TIMED_SECONDS = 3.0  # of steps, after the first ones
 TIMED_STEPS = 200  # at most
-OPTIMIZER_COPIES = {"sgd": 1, "adam": 2, "rmsprop": 2}  # numbers that it keeps for each weight, at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The cost of a search. Hours and disk are estimates; `grid.extend` may add to all of it."""
+    """The cost of a search. Hours and disk are estimates; further rounds, as of `grid.extend`, may add to all of it."""
 
     name: str
-    trainings: int  # with carry: keep
+    trainings: int  # with carry: keep; those of every cycle's first round
     trainings_retrain: int  # with carry: retrain
     trainings_done: int  # of them, in the run's folder
     steps: int  # optimiser steps of all trainings together, carry: keep
@@ -50,73 +52,46 @@ class Plan:
 def plan(
     experiment: Experiment,
     *,
-    executor: Literal["ray", "local"] = "ray",
+    executor: str = "ray",
     address: str | None = None,
     slots: int | None = None,
-    backend: Literal["auto", "plain", "pack"] = "auto",
+    backend: Asked = "auto",
     pack_size: int | None = None,
     out: str | Path | None = None,
+    strategy: Strategy | None = None,
 ) -> Plan:
     """Count what `run_oracle` will do, and time a few steps of the first pack: here, or on a slot of a Ray cluster.
 
     `slots`: packs at a time; by default the cores or the one GPU of this machine, or all of the cluster at `address`.
     `out`: the run's folder, whose finished trainings take no more time. Raises what `run_oracle` refuses.
     """
-    check_flags(executor=executor, address=address, backend=backend, slots=slots, pack_size=pack_size)
-    experiment = pinned(experiment)
-    raw = read_whole(experiment.data)
-    images = load_images(experiment, default_device(), raw)
-    check_experiment(experiment, images)
+    launch = Launch(executor=executor, address=address, slots=slots, backend=backend, pack_size=pack_size)
     folder = None if out is None else Folder(out)
-    done = 0 if folder is None else _done(experiment, folder)
-    begun = None if folder is None else read_settings(folder)
-    first = _Pack(
-        experiment=experiment,
-        backend=begun.backend if begun else backend,
-        executor=executor,
-        slots=slots,
-        pack_size=begun.pack_size if begun else pack_size,
-    )
-    if executor == "ray" and address not in {None, "local"}:
-        from oracle.execution.ray_tune import RayExecutor
-
-        cluster = RayExecutor(address=address, slots=slots)
-        try:
-            first = replace(first, slots=cluster.slots)
-            timed = cluster.call(_time_training, first, raw)
-        finally:
-            cluster.close()
-    else:
-        timed = _time_training(first, raw, images)
-    if folder is not None and begun is not None:
-        check_settings(folder, begun, backend=backend, device=timed.device, pack_size=pack_size)
-    seeds, cycles = len(experiment.seeds), experiment.pruning.cycles + 1
-    num_candidates, trainings = len(experiment.candidates(0)), experiment.num_trainings
-    steps_per_training = experiment.training.epochs * (images.num_train // experiment.training.batch_size)
-    packs = seeds * -(-num_candidates // timed.pack_size)
-    wall = cycles * -(-packs // timed.slots) * timed.pack_size * timed.seconds * (1 - done / trainings)
+    prepared = prepare(experiment, launch, folder=folder, strategy=strategy)
+    timed = _timed(prepared, launch)
+    if folder is not None and prepared.begun is not None:
+        check_settings(folder, prepared.begun, launch, device=timed.device)
+    experiment, pairs = prepared.experiment, first_round(prepared.strategy)
+    done = 0 if folder is None else _trials_done(folder)
+    trainings, cycles = least_trainings(experiment, prepared.strategy), experiment.pruning.cycles + 1
+    done = min(done, trainings)
+    steps_per_training = experiment.training.epochs * (prepared.images.num_train // experiment.training.batch_size)
+    wall = cycles * -(-num_packs(pairs, timed.pack_size) // timed.slots) * timed.pack_size * timed.seconds
+    wall *= 1 - done / trainings
     if executor == "ray" and done < trainings:
         wall += cycles * RAY_CYCLE_SECONDS
     together = timed.pack_size if timed.backend == "pack" else 1
-    parent = first_parent(experiment, experiment.seeds[0], images)
-    network = parent_network(experiment, experiment.seeds[0], images, parent)
-    state: int = sum(value.numel() * value.element_size() for value in network.state_dict().values())
-    fullest = partial(
-        _fullest,
-        experiment,
-        state=state,
-        masks=sum(mask.numel() for mask in parent.masks.values()),
-        at_once=timed.slots * together,
-    )
+    seeds = len({seed for _, seed in pairs})
+    sizes = _Sizes.of(prepared, at_once=timed.slots * together)
     return Plan(
         name=experiment.name,
         trainings=trainings,
         trainings_retrain=trainings + cycles * seeds * together,
         trainings_done=done,
         steps=trainings * steps_per_training,
-        disk_bytes=fullest(finals=num_candidates * seeds),
-        disk_bytes_retrain=fullest(finals=seeds * together),
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        disk_bytes=sizes.fullest(finals=len(pairs)),
+        disk_bytes_retrain=sizes.fullest(finals=seeds * together),
+        parameters=sum(parameter.numel() for parameter in prepared.network.parameters()),
         steps_per_training=steps_per_training,
         backend=timed.backend,
         device=timed.device,
@@ -127,34 +102,51 @@ def plan(
     )
 
 
-def _fullest(experiment: Experiment, *, state: int, masks: int, at_once: int, finals: int) -> int:
-    """Bytes at the end of the last cycle, or of the first, whose networks come with copies to rewind to.
-
-    `state`, `masks`: bytes of one network's; `at_once`: trainings under way; `finals`: networks kept until a cycle ends.
-    """
-    seeds, cycles = len(experiment.seeds), experiment.pruning.cycles + 1
-    masked, rewind = state + masks, state if experiment.pruning.rewind_step else 0
-    last = cycles * seeds * masked + seeds * rewind + finals * state
-    first = seeds * (masked + rewind) + finals * (state + rewind) + at_once * rewind
-    checkpoints = at_once * (1 + OPTIMIZER_COPIES[experiment.optimizer.name]) * state
-    return max(first, last) + seeds * masked + checkpoints
-
-
-def _done(experiment: Experiment, folder: Folder) -> int:
-    """Trainings of the experiment that a folder holds; FolderError where it holds another experiment's."""
-    check_folder(folder, experiment)
-    if folder.read("experiment.yaml") is None:
-        return 0
-    return min(int(read_trials(folder).num_rows), experiment.num_trainings)
+def _trials_done(folder: Folder) -> int:
+    """Trainings that a folder holds; its experiment has been compared already."""
+    return 0 if folder.read("experiment.yaml") is None else int(read_trials(folder).num_rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Pack:
+class _Sizes:
+    """What decides how full the disk gets."""
+
+    experiment: Experiment
+    state: int  # bytes of one network's state
+    masks: int  # bytes of one network's masks
+    at_once: int  # trainings under way
+
+    @classmethod
+    def of(cls, prepared: Prepared, *, at_once: int) -> "_Sizes":
+        experiment, images = prepared.experiment, prepared.images
+        parent = first_parent(experiment, experiment.seeds[0], images)
+        network = parent_network(experiment, experiment.seeds[0], images, parent)
+        state = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+        masks = sum(mask.numel() for mask in parent.masks.values())
+        return cls(experiment=experiment, state=state, masks=masks, at_once=at_once)
+
+    def fullest(self, *, finals: int) -> int:
+        """Bytes at the end of the last cycle, or of the first, whose networks come with copies to rewind to.
+
+        `finals`: networks kept until a cycle ends.
+        """
+        seeds, cycles = len(self.experiment.seeds), self.experiment.pruning.cycles + 1
+        masked, rewind = self.state + self.masks, self.state if self.experiment.pruning.rewind_step else 0
+        last = cycles * seeds * masked + seeds * rewind + finals * self.state
+        first = seeds * (masked + rewind) + finals * (self.state + rewind) + self.at_once * rewind
+        remembered = len(OPTIMIZERS[self.experiment.optimizer.name].remembered)
+        checkpoints = self.at_once * (1 + remembered) * self.state
+        return max(first, last) + seeds * masked + checkpoints
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
     """What the machine that times a first pack must know."""
 
     experiment: Experiment
-    backend: Literal["auto", "plain", "pack"]
-    executor: Literal["ray", "local"]
+    pairs: tuple[Pair, ...]  # of the first round
+    backend: Asked
+    executor: str
     slots: int | None
     pack_size: int | None
 
@@ -170,20 +162,42 @@ class _Timed:
     seconds: float  # of one training, in its pack
 
 
-def _time_training(pack: _Pack, raw: RawImages | None, images: Images | None = None) -> _Timed:
+def _timed(prepared: Prepared, launch: Launch) -> _Timed:
+    """Time a first pack here, or on a slot of the cluster that the search will join."""
+    begun = prepared.begun
+    request = _Request(
+        experiment=prepared.experiment,
+        pairs=tuple(first_round(prepared.strategy)),
+        backend=begun.backend if begun else launch.backend,
+        executor=launch.executor,
+        slots=launch.slots,
+        pack_size=begun.pack_size if begun else launch.pack_size,
+    )
+    if not launch.is_elsewhere:
+        return _time_training(request, prepared.raw, prepared.images)
+    cluster = EXECUTORS[launch.executor](launch, prepared.images, prepared.raw, prepared.backend(default_device().type))
+    try:
+        timed: _Timed = cluster.call(_time_training, replace(request, slots=cluster.slots), prepared.raw)
+        return timed
+    finally:
+        cluster.close()
+
+
+def _time_training(request: _Request, raw: RawImages | None, images: Images | None = None) -> _Timed:
     """Time steps and one evaluation of a first pack on this machine; one candidate's share of a whole training."""
-    experiment, device = pack.experiment, default_device()
+    experiment, device = request.experiment, default_device()
     images = images or load_images(experiment, device, raw)
-    seed, candidates = experiment.seeds[0], experiment.candidates(0)
+    [(seed, most)] = Counter(seed for _, seed in request.pairs).most_common(1)
+    candidates = [max_lr for max_lr, own in request.pairs if own == seed]
     parent = first_parent(experiment, seed, images)
     network = parent_network(experiment, seed, images, parent)
-    backend = choose_backend(network, device.type) if pack.backend == "auto" else pack.backend
-    slots = pack.slots
+    backend = choose_backend(network, device.type) if request.backend == "auto" else request.backend
+    slots = request.slots
     if slots is None:
         cores = torch.get_num_threads() if device.type == "cpu" else 1
-        slots = cores if pack.executor == "ray" else default_slots(backend, device.type)
-    size = pack.pack_size or fair_pack_size(len(candidates), len(experiment.seeds), slots, backend, device.type)
-    size = -(-len(candidates) // -(-len(candidates) // size))  # of the largest pack, as they are dealt out
+        slots = cores if request.executor == "ray" else default_slots(backend, device.type)
+    size = request.pack_size or fair_pack_size(request.pairs, slots, backend, device.type)
+    size = -(-most // -(-most // size))  # of the largest pack, as they are dealt out
     together = candidates[: size if backend == "pack" else 1]
     steps = experiment.training.epochs * (images.num_train // experiment.training.batch_size)
     threads = torch.get_num_threads()

@@ -28,6 +28,8 @@ class _Candidate:
 def find_interval(trials: Any, *, tolerance: float) -> dict[str, Any]:
     """The optimum of one cycle and the run of neighbouring candidates within `tolerance` of it.
 
+    A candidate that lacks a seed which another one has takes no part, as if it had not been tried.
+
     `trials`: rows of one cycle as a pyarrow Table, a DataFrame, a mapping of columns or a sequence of rows; columns
     cycle, seed, max_lr, outcome ("finished" or "diverged"), val_accuracy (fraction), val_loss, and where they are known
     weights_remaining, test_accuracy, seconds. `tolerance`: fraction of accuracy, in (0, 1).
@@ -35,10 +37,11 @@ def find_interval(trials: Any, *, tolerance: float) -> dict[str, Any]:
     Returns the columns of oracle.parquet. The optimum has the largest mean validation accuracy; ties go to the lower
     validation loss, then to the smaller max_lr. A candidate with a diverged seed cannot win and ends the interval.
     `lo` and `hi` are candidates; `holes` counts candidates outside the tolerance between the interval and another
-    candidate within it. Standard deviations are over seeds, n - 1; None for one seed.
+    candidate within it; `num_incomplete` those that lack a seed, and `num_diverged` and `seconds` are of all trials, theirs
+    too. Standard deviations are over seeds, n - 1; None for one seed.
 
-    Raises DivergedError where no candidate is left, TableError where rows are missing, doubled or of several cycles, or
-    the tolerance is no such fraction.
+    Raises DivergedError where no candidate is left, TableError where no candidate has all seeds, where rows are missing,
+    doubled or of several cycles, or the tolerance is no such fraction.
 
     >>> rows = [dict(cycle=0, seed=0, max_lr=r, outcome="finished", val_accuracy=a, val_loss=1 - a)
     ...         for r, a in [(0.1, 0.90), (0.2, 0.92), (0.3, 0.915), (0.4, 0.91)]]
@@ -52,7 +55,8 @@ def find_interval(trials: Any, *, tolerance: float) -> dict[str, Any]:
         )
     columns = _columns(trials)
     cycle = _one_cycle(columns)
-    candidates, num_seeds = _candidates(columns)
+    candidates, seeds, num_incomplete = _candidates(columns)
+    num_seeds = len(seeds)
     best = _best(candidates, cycle)
     # Inclusive and exact: sums over seeds against seeds x tolerance.
     floor = candidates[best].correct - num_seeds * _exact(tolerance)
@@ -75,6 +79,7 @@ def find_interval(trials: Any, *, tolerance: float) -> dict[str, Any]:
         "optimum_on_edge": best in (0, last_candidate),
         "holes": _holes(within, first, last),
         "num_diverged": sum(outcome == "diverged" for outcome in columns["outcome"]),
+        "num_incomplete": num_incomplete,
         **_at_optimum(columns, candidates[best].max_lr),
     }
 
@@ -108,8 +113,27 @@ def _exact(value: float) -> Fraction:
     return Fraction(value).limit_denominator(1_000_000)
 
 
-def _candidates(columns: Mapping[str, list[Any]]) -> tuple[list[_Candidate], int]:
-    """The candidates, ascending, and the number of seeds. Every candidate must have the same seeds, once each."""
+def _candidates(columns: Mapping[str, list[Any]]) -> tuple[list[_Candidate], list[int], int]:
+    """The candidates that have all seeds, ascending; the seeds; and how many candidates lack one."""
+    by_rate = _trials_by_rate(columns)
+    seeds = sorted({seed for trials in by_rate.values() for seed in trials})
+    candidates = []
+    for max_lr, trials in sorted(by_rate.items()):
+        if len(trials) < len(seeds):
+            continue
+        diverged = any(outcome == "diverged" for outcome, _, _ in trials.values())
+        finished = [trials[seed] for seed in seeds] if not diverged else []  # by seed: a sum that keeps its bits
+        correct = sum((_exact(accuracy) for _, accuracy, _ in finished), Fraction())
+        loss = float(np.mean([loss for _, _, loss in finished])) if finished else float("inf")
+        candidates.append(_Candidate(max_lr=max_lr, diverged=diverged, correct=correct, loss=loss))
+    if not candidates:
+        found = "; ".join(f"max_lr {max_lr:g} has {sorted(trials)}" for max_lr, trials in list(by_rate.items())[:3])
+        raise TableError(f"no candidate has all seeds {seeds}, so none can be compared: {found}")
+    return candidates, seeds, len(by_rate) - len(candidates)
+
+
+def _trials_by_rate(columns: Mapping[str, list[Any]]) -> dict[float, dict[int, tuple[str, float, float]]]:
+    """Outcome, validation accuracy and loss by max_lr and seed. TableError where one of them cannot be."""
     rows = zip(*(columns[name] for name in REQUIRED[1:]), strict=True)
     by_rate: dict[float, dict[int, tuple[str, float, float]]] = {}
     for seed, max_lr, outcome, accuracy, loss in rows:
@@ -123,17 +147,7 @@ def _candidates(columns: Mapping[str, list[Any]]) -> tuple[list[_Candidate], int
         if outcome == "finished" and not (loss is not None and math.isfinite(loss)):
             raise TableError(f"max_lr {max_lr:g}, seed {seed}: val_loss must be a number, found {loss}")
         seeds[seed] = (outcome, accuracy, loss)
-    expected = sorted({seed for seeds in by_rate.values() for seed in seeds})
-    candidates = []
-    for max_lr, seeds in sorted(by_rate.items()):
-        if sorted(seeds) != expected:
-            raise TableError(f"max_lr {max_lr:g}: found seeds {sorted(seeds)}, other candidates have {expected}")
-        diverged = any(outcome == "diverged" for outcome, _, _ in seeds.values())
-        finished = [seeds[seed] for seed in expected] if not diverged else []  # by seed: a sum that keeps its bits
-        correct = sum((_exact(accuracy) for _, accuracy, _ in finished), Fraction())
-        loss = float(np.mean([loss for _, _, loss in finished])) if finished else float("inf")
-        candidates.append(_Candidate(max_lr=max_lr, diverged=diverged, correct=correct, loss=loss))
-    return candidates, len(expected)
+    return by_rate
 
 
 def _best(candidates: Sequence[_Candidate], cycle: int) -> int:

@@ -1,38 +1,66 @@
-"""What is refused before anything is trained: flags, experiments that cannot run, folders of another run."""
+"""What is refused before anything is trained: experiments that cannot run, folders of another run."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from oracle.data import load_images, read_whole
 from oracle.data.images import Images
+from oracle.data.sources import RawImages
 from oracle.errors import ExperimentError, FolderError, NetworkError
-from oracle.execution.worker import Settings
+from oracle.execution.executors import Asked, Launch
 from oracle.experiment import Experiment, differences
 from oracle.networks.pretrained import weights_sha256
-from oracle.pruning import next_masks
-from oracle.runs.tables import read_experiment
+from oracle.pruning import find_method, next_masks
+from oracle.runs.records import read_experiment
+from oracle.runs.settings import Settings, read_settings
+from oracle.search.strategies import Strategy, named_by
 from oracle.storage import Folder, expanded
-from oracle.training.parents import first_parent, parent_network
+from oracle.training.backends import Backend, choose_backend, default_device
+from oracle.training.parents import first_parent, fresh_network, parent_network
+from oracle.training.run import check_rewind_step
 from oracle.training.schedules import learning_rates
-from oracle.training.train import check_backend, check_rewind_step
 
 
-def check_choice(name: str, found: str, allowed: Sequence[str]) -> None:
-    """Raises ExperimentError for what is not allowed."""
-    if found not in allowed:
-        raise ExperimentError(f"{name}: expected one of {', '.join(allowed)}, found {found!r}")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """An experiment that can be run here: its data loaded, all that can be refused beforehand looked at."""
+
+    experiment: Experiment  # with absolute paths, and the strategy's name
+    strategy: Strategy
+    raw: RawImages | None  # the data as stored; None for a folder of images
+    images: Images  # on this machine's device
+    network: nn.Module
+    begun: Settings | None  # how the folder's run is computed, if it has begun
+    asked: Asked
+
+    def backend(self, device: str) -> Backend:
+        """As the run was begun, as was asked, or the one that suits network and device."""
+        if self.begun is not None:
+            return self.begun.backend
+        return choose_backend(self.network, device) if self.asked == "auto" else self.asked
 
 
-def check_flags(*, executor: str, address: str | None, backend: str, slots: int | None, pack_size: int | None) -> None:
-    """Raises ExperimentError where one of them is none of what `run_oracle` takes."""
-    check_choice("executor", executor, ("ray", "local"))
-    if executor == "local" and address is not None:
-        raise ExperimentError(f"address: found {address}, but the local executor trains in this process; leave one out")
-    check_backend(backend)
-    for name, count in (("slots", slots), ("pack_size", pack_size)):
-        if count is not None and not (type(count) is int and count >= 1):
-            raise ExperimentError(f"{name}: expected a whole number from 1 on, or None, found {count!r}")
+def prepare(
+    experiment: Experiment, launch: Launch, *, folder: Folder | None, strategy: Strategy | None = None
+) -> Prepared:
+    """Load the data and check experiment and folder, as searching and planning both begin. Raises what they refuse."""
+    experiment, strategy = named_by(pinned(experiment), strategy)
+    raw = read_whole(experiment.data)
+    images = load_images(experiment, default_device(), raw)
+    check_experiment(experiment, images)
+    if folder is not None:
+        check_folder(folder, experiment)
+    return Prepared(
+        experiment=experiment,
+        strategy=strategy,
+        raw=raw,
+        images=images,
+        network=fresh_network(experiment, images, experiment.seeds[0]),
+        begun=None if folder is None else read_settings(folder),
+        asked=launch.backend,
+    )
 
 
 def pinned(experiment: Experiment) -> Experiment:
@@ -66,7 +94,7 @@ def check_experiment(experiment: Experiment, images: Images) -> None:
     seed, pruning = experiment.seeds[0], experiment.pruning
     network = parent_network(experiment, seed, images, first_parent(experiment, seed, images))
     batch = None
-    if pruning.method == "global_gradient":
+    if find_method(pruning.method).needs_batch:
         pixels, labels = images.sample(pruning.batch, seed)
         batch = pixels[:2].cpu(), labels[:2].cpu()  # enough to see that it works
         _check_batch_of_one("pruning.batch", pruning.batch, network, images)
@@ -115,27 +143,15 @@ def check_folder(folder: Folder, experiment: Experiment) -> None:
             )
 
 
-def read_settings(folder: Folder) -> Settings | None:
-    """How the folder's run is computed; None where it has not begun. FolderError where its file cannot be read."""
-    content = folder.read("settings.json")
-    try:
-        return None if content is None else Settings.from_json(content)
-    except (ValueError, TypeError) as error:
-        raise FolderError(
-            f"{folder / 'settings.json'}: cannot be read ({error}). It holds how this run is computed; delete it to have "
-            "that chosen anew: what is finished stays, the last digits of what follows may differ"
-        ) from None
-
-
-def check_settings(folder: Folder, settings: Settings, *, backend: str, device: str, pack_size: int | None) -> None:
+def check_settings(folder: Folder, settings: Settings, launch: Launch, *, device: str) -> None:
     """FolderError where the folder's run was begun in another way than is asked for now."""
     wrong = []
     if settings.device != device:
         wrong.append(f"device: {settings.device} there, {device} here")
-    if backend not in {"auto", settings.backend}:
-        wrong.append(f"backend: {settings.backend} there, {backend} asked for")
-    if pack_size not in {None, settings.pack_size}:
-        wrong.append(f"pack size: {settings.pack_size} there, {pack_size} asked for")
+    if launch.backend not in {"auto", settings.backend}:
+        wrong.append(f"backend: {settings.backend} there, {launch.backend} asked for")
+    if launch.pack_size not in {None, settings.pack_size}:
+        wrong.append(f"pack size: {settings.pack_size} there, {launch.pack_size} asked for")
     if wrong:
         raise FolderError(
             f"{folder.url}: this run was begun in another way, and would not keep its bits: {'; '.join(wrong)}. Go on as "

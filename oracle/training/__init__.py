@@ -1,5 +1,5 @@
 """Training candidates from their parents: the loop, its plain and its packed trainer, schedules, optimisers."""
 
-from oracle.training.train import train
+from oracle.training.run import train
 
 __all__ = ["train"]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from oracle.data.images import Batch, Images
 
-DIVERGED_LOSS = 1000.0  # times ln K, the loss of guessing among K classes: no training comes back from there
+DIVERGED_LOSS_FACTOR = 1000.0  # of ln K, the loss of guessing among K classes: no training comes back from beyond
 
 
 class Trainer(Protocol):
@@ -30,19 +30,19 @@ class Trainer(Protocol):
     def score(self, batch: Batch) -> tuple[Bool[Tensor, "C B"], Float[Tensor, "C"]]:
         """Which images are classified correctly, and the summed loss, in evaluation mode."""
 
-    def weights(self) -> dict[str, Float[Tensor, "C ..."]]:
+    def states(self) -> dict[str, Float[Tensor, "C ..."]]:
         """A copy of every candidate's state dict, stacked."""
 
     def state(self) -> dict[str, Tensor]:
-        """All that a resumed training needs: weights and what the optimiser remembers (its own tensors, not copies)."""
+        """All that a resumed training needs: states and what the optimiser remembers (its own tensors, not copies)."""
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from `state`."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Scores:
-    """What is known of each candidate after `epochs_done` epochs. On the CPU, and all that a checkpoint holds of it."""
+class BestSoFar:
+    """What is known of each candidate after `epochs_done` epochs. On the CPU, but for `rewind`."""
 
     epochs_done: int
     alive: Bool[Tensor, "C"]  # not diverged
@@ -50,10 +50,10 @@ class Scores:
     val_loss: Float[Tensor, "C"]  # mean, at the best epoch
     val_correct: Bool[Tensor, "C V"]  # at the best epoch
     test_accuracy: Float[Tensor, "C"]  # at the best epoch
-    rewind: dict[str, Float[Tensor, "C ..."]]  # the weights after `rewind_step` steps, where they were asked for
+    rewind: dict[str, Float[Tensor, "C ..."]]  # the states after `rewind_step` steps, where they were asked for
 
     @classmethod
-    def none(cls, num_candidates: int, num_validation: int) -> "Scores":
+    def none(cls, num_candidates: int, num_validation: int) -> "BestSoFar":
         """Before the first epoch."""
         return cls(
             epochs_done=0,
@@ -75,44 +75,51 @@ def train_candidates(
     epochs: int,
     batch_size: int,
     rewind_step: int = 0,
-    scores: Scores | None = None,
-    after_epoch: Callable[[Scores], None] = lambda scores: None,
-) -> Scores:
-    """Train to the end, scoring after every epoch; go on from `scores` where the trainer was restored.
+    best: BestSoFar | None = None,
+    after_epoch: Callable[[BestSoFar], None] = lambda best: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> BestSoFar:
+    """Train to the end, scoring after every epoch; go on from `best` where the trainer was restored.
 
     `key`: (seed, cycle), which with the epoch decides batches and augmentation. A candidate has diverged once a loss is
-    not finite or above DIVERGED_LOSS x ln K; the others are not touched by it. Training ends early only when all have.
+    not finite or above DIVERGED_LOSS_FACTOR x ln K; the others are not touched by it. Training ends early only when all
+    have, or when `cancelled`, which is asked before every epoch, says so: `is_complete` tells these apart.
     """
-    scores = scores or Scores.none(trainer.num_candidates, images.num_validation)
-    limit = DIVERGED_LOSS * math.log(images.num_classes)
-    alive = scores.alive.to(rates.device)
-    step = scores.epochs_done * (images.num_train // batch_size)
-    while scores.epochs_done < epochs and bool(alive.any()):
-        for batch in images.epoch((*key, scores.epochs_done), batch_size):
+    best = best or BestSoFar.none(trainer.num_candidates, images.num_validation)
+    limit = DIVERGED_LOSS_FACTOR * math.log(images.num_classes)
+    alive = best.alive.to(rates.device)
+    step = best.epochs_done * (images.num_train // batch_size)
+    while not (is_complete(best, epochs) or cancelled()):
+        for batch in images.epoch((*key, best.epochs_done), batch_size):
             losses = trainer.step(batch, rates[:, step])
             alive = alive & (losses < limit)  # false for NaN
             step += 1
             if step == rewind_step:
-                scores.rewind = trainer.weights()
-        scores.alive = alive.cpu()
-        _score(trainer, images, scores)
-        alive = scores.alive.to(rates.device)
-        scores.epochs_done += 1
-        after_epoch(scores)
-    return scores
+                best.rewind = trainer.states()
+        best.alive = alive.cpu()
+        _score(trainer, images, best)
+        alive = best.alive.to(rates.device)
+        best.epochs_done += 1
+        after_epoch(best)
+    return best
 
 
-def _score(trainer: Trainer, images: Images, scores: Scores) -> None:
+def is_complete(best: BestSoFar, epochs: int) -> bool:
+    """Whether nothing is left to train: all epochs are done, or all candidates have diverged."""
+    return best.epochs_done >= epochs or not best.alive.any()
+
+
+def _score(trainer: Trainer, images: Images, best: BestSoFar) -> None:
     """Evaluate, and take over what is the best epoch so far; the test set is looked at only then."""
     parts = [trainer.score(batch) for batch in images.validation()]
     correct = torch.cat([part for part, _ in parts], dim=1).cpu()
     loss = torch.stack([part for _, part in parts]).sum(0).double().cpu() / images.num_validation
-    scores.alive &= loss < DIVERGED_LOSS * math.log(images.num_classes)  # false for NaN
-    better = scores.alive & ((correct.sum(1) > scores.val_correct.sum(1)) | (scores.best_epoch < 0))
+    best.alive &= loss < DIVERGED_LOSS_FACTOR * math.log(images.num_classes)  # false for NaN
+    better = best.alive & ((correct.sum(1) > best.val_correct.sum(1)) | (best.best_epoch < 0))
     if not better.any():
         return
     tested = torch.cat([trainer.score(batch)[0] for batch in images.test()], dim=1).cpu()
-    scores.best_epoch[better] = scores.epochs_done
-    scores.val_loss[better] = loss[better]
-    scores.val_correct[better] = correct[better]
-    scores.test_accuracy[better] = tested[better].double().mean(1)
+    best.best_epoch[better] = best.epochs_done
+    best.val_loss[better] = loss[better]
+    best.val_correct[better] = correct[better]
+    best.test_accuracy[better] = tested[better].double().mean(1)

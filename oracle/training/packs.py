@@ -18,10 +18,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from oracle.data.images import Batch
 from oracle.experiment import Experiment
-from oracle.training.optimizers import UPDATES
+from oracle.training.optimizers import OPTIMIZERS
 
-_TRACES: dict[tuple[Any, ...], Callable[..., Any]] = {}
-_TRACING = threading.Lock()  # make_fx patches nn.Module while it traces
+_TRACES: dict[tuple[Any, ...], Callable[..., Any]] = {}  # of this process, by what they depend on: see `_traced`
+_TRACE_LOCK = threading.Lock()  # make_fx patches nn.Module while it traces
 
 
 class PackTrainer:
@@ -46,8 +46,9 @@ class PackTrainer:
             masks[name].to(device, value.dtype) if name in masks else one.to(value.dtype)
             for name, value in network.named_parameters()
         ]
-        self._update, remembered = UPDATES[experiment.optimizer.name]
-        self._memory = {name: [torch.zeros_like(value) for value in self._params.values()] for name in remembered}
+        kind = OPTIMIZERS[experiment.optimizer.name]
+        self._update = kind.update
+        self._memory = {name: [torch.zeros_like(value) for value in self._params.values()] for name in kind.remembered}
         self._steps = 0
         self._device = device
 
@@ -72,8 +73,8 @@ class PackTrainer:
         correct, loss = trace(params, buffers, *batch)
         return correct, loss
 
-    def weights(self) -> dict[str, Float[Tensor, "C ..."]]:
-        """See `Trainer.weights`."""
+    def states(self) -> dict[str, Float[Tensor, "C ..."]]:
+        """See `Trainer.states`."""
         stacked = self._params | self._buffers
         return {name: stacked[name].clone() for name in self._network.state_dict()}
 
@@ -84,7 +85,7 @@ class PackTrainer:
             for name, values in self._memory.items()
             for index, value in enumerate(values)
         }
-        network = {f"network/{name}": value for name, value in self.weights().items()}
+        network = {f"network/{name}": value for name, value in self.states().items()}
         return network | memory | {"steps": torch.tensor(self._steps)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
@@ -124,7 +125,7 @@ class PackTrainer:
         experiment = self._experiment
         shapes = tuple(value.shape for value in (*params, images))
         key = (training, experiment.network.name, experiment.training.precision, self._device, *shapes)
-        with _TRACING:
+        with _TRACE_LOCK:
             if key not in _TRACES:
                 self._network.train(training)
                 copies = [value.clone() for value in buffers]  # tracing runs the step: batch norm writes statistics

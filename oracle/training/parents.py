@@ -10,7 +10,7 @@ from oracle.data.images import Images
 from oracle.experiment import Experiment
 from oracle.networks import build_network
 from oracle.networks.pretrained import load_weights
-from oracle.pruning import next_masks
+from oracle.pruning import find_method, next_masks
 from oracle.pruning.masks import dense_masks, masked, weights_remaining
 from oracle.rng import generator
 
@@ -19,9 +19,9 @@ State = Mapping[str, Tensor]  # as network.state_dict() gives it
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parent:
-    """Weights with exact zeros where masks prune. Tensors on the CPU, keys as in state_dict; masks bool."""
+    """A state with exact zeros where masks prune. Tensors on the CPU, keys as in state_dict; masks bool."""
 
-    weights: State
+    state: State
     masks: State
     weights_remaining: float  # fraction of the prunable weights
 
@@ -30,7 +30,7 @@ class Parent:
 class Winner:
     """A seed's trained network at a cycle's optimum, and what cycle 0's looked like at the rewind step."""
 
-    weights: State
+    state: State
     masks: State
     rewind: State | None  # cycle 0 only, and only where rewind_step is not 0
 
@@ -64,9 +64,9 @@ def next_parent(
     start = {name: value.clone() for name, value in network.state_dict().items()}
     if experiment.training.precision == "fp64":  # rounded weights would be pruned by ties that are none
         network = network.double()
-    network.load_state_dict(dict(winner.weights))
+    network.load_state_dict(dict(winner.state))
     pruning = experiment.pruning
-    batch = images.sample(pruning.batch, seed) if pruning.method == "global_gradient" else None
+    batch = images.sample(pruning.batch, seed) if find_method(pruning.method).needs_batch else None
     if batch is not None:
         network.to(batch[0].device, batch[0].dtype)
     masks = next_masks(
@@ -75,13 +75,13 @@ def next_parent(
     masks = {name: mask.cpu() for name, mask in masks.items()}
     match pruning.rewind:
         case "none":
-            source = winner.weights
+            source = winner.state
         case "weights" if pruning.rewind_step:
             assert first is not None
             assert first.rewind is not None
             source = first.rewind
         case "weights":
-            source = first_parent(experiment, seed, images).weights if experiment.network.weights else start
+            source = first_parent(experiment, seed, images).state if experiment.network.weights else start
         case "reinit":
             source = fresh_network(experiment, images, seed, cycle).state_dict()
     return _parent(experiment, network, source, masks)
@@ -92,12 +92,12 @@ def parent_network(experiment: Experiment, seed: int, images: Images, parent: Pa
     network = fresh_network(experiment, images, seed)
     if experiment.training.precision == "fp64":
         network = network.double()
-    network.load_state_dict(dict(parent.weights))
+    network.load_state_dict(dict(parent.state))
     return network
 
 
-def _parent(experiment: Experiment, network: nn.Module, weights: State, masks: State) -> Parent:
+def _parent(experiment: Experiment, network: nn.Module, state: State, masks: State) -> Parent:
     with torch.no_grad():
-        own = {name: value.detach().cpu().clone() for name, value in masked(weights, masks).items()}
+        own = {name: value.detach().cpu().clone() for name, value in masked(state, masks).items()}
     remaining = weights_remaining(network, masks, prune_output=experiment.pruning.prune_output)
-    return Parent(weights=own, masks={name: mask.cpu() for name, mask in masks.items()}, weights_remaining=remaining)
+    return Parent(state=own, masks={name: mask.cpu() for name, mask in masks.items()}, weights_remaining=remaining)

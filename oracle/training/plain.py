@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from oracle.data.images import Batch
 from oracle.experiment import Experiment
-from oracle.training.optimizers import plain_optimizer
+from oracle.training.optimizers import OPTIMIZERS
 
 
 class PlainTrainer:
@@ -25,7 +25,8 @@ class PlainTrainer:
         self._network = network.to(device)
         if device.type == "cpu" and any(isinstance(module, nn.Conv2d) for module in network.modules()):
             self._network = self._network.to(memory_format=torch.channels_last)  # 1.4 times faster than the default
-        self._optimizer = plain_optimizer(experiment.optimizer, list(network.parameters()))
+        settings = experiment.optimizer
+        self._optimizer = OPTIMIZERS[settings.name].make(settings, list(network.parameters()))
         parameters = dict(network.named_parameters())
         self._masked = [parameters[name] for name in masks]
         self._masks = [masks[name].to(device, parameters[name].dtype) for name in masks]
@@ -59,8 +60,8 @@ class PlainTrainer:
             logits = self._network(images)
         return (logits.argmax(1) == labels)[None], F.cross_entropy(logits.double(), labels, reduction="sum")[None]
 
-    def weights(self) -> dict[str, Float[Tensor, "C ..."]]:
-        """See `Trainer.weights`."""
+    def states(self) -> dict[str, Float[Tensor, "C ..."]]:
+        """See `Trainer.states`."""
         state = self._network.state_dict()
         return {
             name: value.detach().clone(memory_format=torch.contiguous_format)[None] for name, value in state.items()
@@ -74,7 +75,7 @@ class PlainTrainer:
             for name, value in entry.items()
             if value is not None
         }
-        return {f"network/{name}": value for name, value in self.weights().items()} | remembered
+        return {f"network/{name}": value for name, value in self.states().items()} | remembered
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """See `Trainer.restore`."""

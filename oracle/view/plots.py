@@ -9,34 +9,31 @@ import numpy as np
 import pyarrow as pa
 
 from oracle.errors import FolderError
+from oracle.runs.summaries import clip_of_gaps, mean_accuracies
 
-if (
-    "MPLCONFIGDIR" not in os.environ
-):  # else matplotlib keeps its list of fonts in the home folder; making it takes 0.1 s
+if "MPLCONFIGDIR" not in os.environ:  # else matplotlib keeps its fonts' list in the home folder; making it takes 0.1 s
     _SCRATCH = tempfile.TemporaryDirectory(prefix="oracle-matplotlib-")
     os.environ["MPLCONFIGDIR"] = _SCRATCH.name
 
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-CLIPPED_GAP = 0.05  # fraction of accuracy: a diverged or hopeless candidate must not wash out the rest
-
 
 def draw(trials: pa.Table, oracle: pa.Table, *, title: str) -> bytes:
     """A PNG. `trials` and `oracle` as `oracle.runs.tables` reads them; cycles without a row are drawn without interval.
 
-    Colour: the gap of a candidate's mean validation accuracy to the best of its cycle, clipped at CLIPPED_GAP; a cross
+    Colour: the gap of a candidate's mean validation accuracy to the best of its cycle, clipped (`clip_of_gaps`); a cross
     marks candidates that diverged with a seed. Raises FolderError where there are no trials yet.
     """
     if trials.num_rows == 0:
         raise FolderError("there is nothing to draw yet: no trial is finished")
     figure = Figure(figsize=(10, 5.5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    means = _means(trials)
-    rates = sorted({max_lr for max_lr, _ in means})
-    cycles = sorted({cycle for _, cycle in means})
+    means = mean_accuracies(trials)
+    rates = sorted({max_lr for _, max_lr in means})
+    cycles = sorted({cycle for cycle, _ in means})
     grid = np.full((len(rates), len(cycles)), np.nan)
-    for (max_lr, cycle), mean in means.items():
+    for (cycle, max_lr), mean in means.items():
         grid[rates.index(max_lr), cycles.index(cycle)] = mean
     gaps = np.fmax.reduce(grid, axis=0) - grid
     even = len(rates) > 2 and np.allclose(np.diff(rates), rates[1] - rates[0])
@@ -47,10 +44,10 @@ def draw(trials: pa.Table, oracle: pa.Table, *, title: str) -> bytes:
         edges,
         100 * gaps,
         cmap="viridis_r",
-        norm=Normalize(0, 100 * CLIPPED_GAP),
+        norm=Normalize(0, 100 * clip_of_gaps()),
     )
     figure.colorbar(mesh, label="points of accuracy below the cycle's best", extend="max", pad=0.01)
-    crosses = [(cycle, max_lr) for (max_lr, cycle), mean in means.items() if np.isnan(mean)]
+    crosses = [(cycle, max_lr) for (cycle, max_lr), mean in means.items() if np.isnan(mean)]
     if crosses:
         axes.plot(*zip(*crosses, strict=True), "x", color="0.45", markersize=4, label="diverged", linestyle="none")
     rows = oracle.to_pylist()
@@ -68,16 +65,6 @@ def draw(trials: pa.Table, oracle: pa.Table, *, title: str) -> bytes:
     sink = io.BytesIO()
     figure.savefig(sink, format="png")
     return sink.getvalue()
-
-
-def _means(trials: pa.Table) -> dict[tuple[float, int], float]:
-    """Mean validation accuracy by (max_lr, cycle); NaN where a seed diverged."""
-    values: dict[tuple[float, int], list[float]] = {}
-    for max_lr, cycle, accuracy in zip(
-        *(trials[name].to_pylist() for name in ("max_lr", "cycle", "val_accuracy")), strict=True
-    ):
-        values.setdefault((max_lr, cycle), []).append(np.nan if accuracy is None else accuracy)
-    return {key: float(np.mean(found)) for key, found in values.items()}
 
 
 def _edges(rates: list[float], even: bool) -> list[float]:

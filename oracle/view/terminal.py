@@ -1,11 +1,11 @@
 """A run as it happens, for people: cycles, packs, the time left, and the accuracies so far."""
 
+import math
 import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
-import pyarrow as pa
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
@@ -13,103 +13,115 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from oracle.events import Watch
-from oracle.experiment import Experiment
-from oracle.runs.tables import trials_of_cycle
-from oracle.storage import Folder
+from oracle.events import (
+    CycleFinished,
+    CycleStarted,
+    Event,
+    Notice,
+    PackProgress,
+    RunEnded,
+    RunStarted,
+    TrainingStarted,
+    TrialFinished,
+)
+from oracle.runs.summaries import clip_of_gaps, mean_accuracies
 
-ETA_SECONDS = 10.0  # of running before there is an estimate of the time left
+ETA_SECONDS = 10.0  # of running before there is an estimate of the time left: at first it is the start that takes it
 LINE_SECONDS = 30.0  # between two lines where there is no terminal to draw on
-ROWS_SECONDS = 1.0  # between two looks at the records
-CLIPPED_GAP = 0.03  # fraction of accuracy below the cycle's best at which colours end
 SHADES = ("bold green", "green", "yellow", "red")
 
 
-class LiveView(Watch):
-    """Draws a run on a terminal; prints a line now and then where there is none."""
+class LiveView:
+    """A listener that draws a run on a terminal, and prints a line now and then where there is none."""
 
     def __init__(self, console: Console) -> None:
         """`console` must have a file of its own: Ray's chatter is kept from sys.stdout while it trains."""
         self._console = console
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # the terminal is drawn from a thread of its own
+        self._run: RunStarted | None = None
         self._rows: list[Mapping[str, Any]] = []
         self._notes: list[str] = []
+        self._cycle: int | None = None  # that is trained
         self._packs: dict[str, float] = {}
         self._num_packs = self._num_trials = self._trials_before = 0
-        self._cycle: int | None = None
-        self._lineage = ""
-        self._trials: pa.Table | None = None
-        self._read = self._printed = 0.0
-        self._started = time.monotonic()
+        self._trials: list[TrialFinished] = []  # of the cycle
+        self._started = self._printed = time.monotonic()
         self._live: Live | None = None
 
-    def starts(self, *, experiment: Experiment, folder: Folder) -> None:
-        """See `Watch.starts`."""
-        self._experiment, self._folder = experiment, folder
-        self._started = self._printed = time.monotonic()
-        if self._console.is_terminal:
-            self._live = Live(
-                get_renderable=self._draw,
-                console=self._console,
-                refresh_per_second=4,
-                transient=True,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
-            self._live.start()
-        else:
-            self._console.print(f"{experiment.name}: {extent(experiment)} in {folder.url}", soft_wrap=True)
-
-    def cycle_starts(self, *, cycle: int, lineage: str, packs: int, trials: int) -> None:
-        """See `Watch.cycle_starts`."""
+    def __call__(self, event: Event) -> None:
+        """See `oracle.events.Listener`."""
         with self._lock:
-            self._trials_before += self._num_trials
-            self._cycle, self._lineage, self._num_packs, self._num_trials = cycle, lineage, packs, trials
-            self._packs, self._trials, self._read = {}, None, 0.0
+            self._take_in(event)
+        match event:
+            case RunStarted():
+                self._begin(event)
+            case RunEnded():
+                self._end()
+            case CycleFinished():
+                cells = dict(zip(COLUMNS, cells_of(event.row), strict=True))
+                self._print(", ".join(f"{name} {text}" for name, text in cells.items()))
+            case Notice():
+                self._print(event.text)
+            case PackProgress() if time.monotonic() - self._printed > LINE_SECONDS:
+                self._print(self._progress())
 
-    def pack_moves(self, *, pack: str, done: float) -> None:
-        """See `Watch.pack_moves`."""
-        with self._lock:
-            self._packs[pack] = done
-            now = time.monotonic()
-            if done == 1 and now - self._read > ROWS_SECONDS and self._cycle is not None and self._live:
-                self._trials, self._read = trials_of_cycle(self._folder, self._cycle, self._lineage), now
-            if self._live is None and now - self._printed > LINE_SECONDS:
-                self._printed = now
-                self._console.print(f"  {self._progress()}", soft_wrap=True)
+    @property
+    def notes(self) -> list[str]:
+        """The text of all notices."""
+        return list(self._notes)
 
-    def cycle_ends(self, row: Mapping[str, Any]) -> None:
-        """See `Watch.cycle_ends`."""
-        with self._lock:
-            self._rows.append(row)
-            self._cycle = None
-        if self._live is None:
-            cells = dict(zip(COLUMNS, cells_of(row), strict=True))
-            self._console.print("  " + ", ".join(f"{name} {text}" for name, text in cells.items()), soft_wrap=True)
+    def _take_in(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._run = event
+                self._started = time.monotonic()
+            case CycleStarted():
+                self._trials = list(event.done)
+            case TrainingStarted():
+                self._trials_before += self._num_trials
+                self._cycle, self._num_packs, self._num_trials = event.cycle, event.packs, event.trials
+                self._packs = {}
+            case PackProgress():
+                self._packs[event.pack] = event.done
+            case TrialFinished():
+                self._trials.append(event)
+            case CycleFinished():
+                self._rows.append(event.row)
+                self._cycle = None
+            case Notice():
+                self._notes.append(event.text)
 
-    def says(self, text: str) -> None:
-        """See `Watch.says`."""
-        with self._lock:
-            self._notes.append(text)
-        if self._live is None:
-            self._console.print(f"  {text}", soft_wrap=True)
+    def _begin(self, run: RunStarted) -> None:
+        if not self._console.is_terminal:
+            self._console.print(f"{run.name}: {_extent_of(run)} in {run.folder}", soft_wrap=True)
+            return
+        self._live = Live(
+            get_renderable=self._draw,
+            console=self._console,
+            refresh_per_second=4,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._live.start()
 
-    def ends(self) -> None:
-        """See `Watch.ends`."""
+    def _end(self) -> None:
         if self._live is not None:
             self._live.stop()
             self._live = None
 
-    @property
-    def notes(self) -> list[str]:
-        """All that was said."""
-        return list(self._notes)
+    def _print(self, text: str) -> None:
+        """A line where there is no terminal; there the picture says it."""
+        if self._live is None:
+            self._printed = time.monotonic()
+            self._console.print(f"  {text}", soft_wrap=True)
 
     def _draw(self) -> RenderableType:
         with self._lock:
+            assert self._run is not None
             parts: list[RenderableType] = [
-                Text(f"{self._experiment.name}  {extent(self._experiment)}", style="bold"),
-                Text(f"{self._folder.url}", style="dim"),
+                Text(f"{self._run.name}  {_extent_of(self._run)}", style="bold"),
+                Text(self._run.folder, style="dim"),
             ]
             if self._rows:
                 parts.append(cycle_table(self._rows[-10:]))
@@ -117,8 +129,8 @@ class LiveView(Watch):
                 parts.append(Text(self._progress()))
                 bar = ProgressBar(total=1, completed=self._fraction(), width=min(60, self._console.width))
                 parts.append(Padding(bar, (0, 0)))  # ends its line, as a bare bar does not
-                if self._trials is not None and self._trials.num_rows:
-                    parts.append(self._accuracies(self._trials))
+                if self._trials:
+                    parts.append(self._accuracies())
             parts += [Text(note, style="yellow") for note in self._notes[-3:]]
             return Group(*parts)
 
@@ -126,35 +138,33 @@ class LiveView(Watch):
         return sum(self._packs.values()) / max(1, self._num_packs)
 
     def _progress(self) -> str:
+        assert self._run is not None
         packs = sum(done == 1 for done in self._packs.values())
         elapsed = time.monotonic() - self._started
         trained = self._trials_before + self._fraction() * self._num_trials
-        cycles = self._experiment.pruning.cycles
-        later = (cycles - (self._cycle or 0)) * len(self._experiment.candidates(0)) * len(self._experiment.seeds)
-        left = (1 - self._fraction()) * self._num_trials + later
-        known = trained > 0 and elapsed > ETA_SECONDS  # at first it is the start that takes the time
+        last = self._run.cycles - 1
+        left = (1 - self._fraction()) * self._num_trials + (last - (self._cycle or 0)) * self._run.trials
+        known = trained > 0 and elapsed > ETA_SECONDS
         eta = duration(elapsed / trained * left) if known else "unknown yet"
         return (
-            f"cycle {self._cycle} of {cycles}: {packs} of {self._num_packs} packs done, "
+            f"cycle {self._cycle} of {last}: {packs} of {self._num_packs} packs done, "
             f"running {duration(elapsed)}, left {eta}"
         )
 
-    def _accuracies(self, trials: pa.Table) -> Text:
+    def _accuracies(self) -> Text:
         """The mean validation accuracy of each candidate so far, coloured by its gap to the best."""
-        sums: dict[float, list[float | None]] = {}
-        for max_lr, accuracy in zip(trials["max_lr"].to_pylist(), trials["val_accuracy"].to_pylist(), strict=True):
-            sums.setdefault(max_lr, []).append(accuracy)
-        means = {
-            max_lr: None if None in values else sum(value or 0.0 for value in values) / len(values)
-            for max_lr, values in sums.items()
-        }
-        best = max((mean for mean in means.values() if mean is not None), default=0.0)
+        rows = [
+            {name: getattr(trial, name) for name in ("cycle", "seed", "max_lr", "outcome", "val_accuracy")}
+            for trial in self._trials
+        ]
+        means = {max_lr: mean for (_, max_lr), mean in mean_accuracies(rows).items()}
+        best = max((mean for mean in means.values() if not math.isnan(mean)), default=0.0)
         text = Text("accuracy so far, % at max_lr:  ", style="dim")
         for max_lr, mean in means.items():
-            if mean is None:
+            if math.isnan(mean):
                 text.append(f"{max_lr:.3g} diverged  ", style="magenta")
             else:
-                shade = min(len(SHADES) - 1, int((best - mean) / CLIPPED_GAP * len(SHADES)))
+                shade = min(len(SHADES) - 1, int((best - mean) / clip_of_gaps() * len(SHADES)))
                 text.append(f"{max_lr:.3g} ", style="dim")
                 text.append(f"{100 * mean:.1f}  ", style=SHADES[shade])
         return text
@@ -186,16 +196,18 @@ def cycle_table(rows: list[Mapping[str, Any]]) -> Table:
     return table
 
 
-def extent(experiment: Experiment) -> str:
-    """How much a search trains, as people say it.
+def extent(*, cycles: int, candidates: int, seeds: int) -> str:
+    """How much a search begins with, as people say it.
 
-    >>> from oracle.experiment import load_experiment
-    >>> extent(load_experiment("digits-mlp", overrides=["seeds=[0]"]))
-    '13 cycles x 24 candidates x 1 seed'
+    >>> extent(cycles=13, candidates=24, seeds=1)
+    '13 cycles, 24 candidates, 1 seed'
     """
-    sizes = {"cycle": experiment.pruning.cycles + 1, "candidate": len(experiment.candidates(0))}
-    sizes["seed"] = len(experiment.seeds)
-    return " x ".join(f"{size} {what}{'s' * (size != 1)}" for what, size in sizes.items())
+    sizes = {"cycle": cycles, "candidate": candidates, "seed": seeds}
+    return ", ".join(f"{size} {what}{'s' * (size != 1)}" for what, size in sizes.items())
+
+
+def _extent_of(run: RunStarted) -> str:
+    return extent(cycles=run.cycles, candidates=run.candidates, seeds=run.seeds)
 
 
 def duration(seconds: float) -> str:

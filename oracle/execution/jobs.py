@@ -1,0 +1,75 @@
+"""What there is to train, and who trains it: packs of trials, the job they share, executors."""
+
+import hashlib
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from oracle.events import CancelToken, Listener
+from oracle.experiment import Experiment
+from oracle.runs.cycle import CycleStore
+from oracle.runs.decisions import Pair
+from oracle.runs.settings import Settings
+from oracle.storage import Folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pack:
+    """Candidates of one seed and cycle that are trained on one device."""
+
+    store: CycleStore
+    seed: int
+    candidates: tuple[float, ...]  # ascending
+    again: bool = False  # train although the rows are there, because the final states are not
+
+    @property
+    def name(self) -> str:
+        """The same for the same trials: names commits and checkpoints."""
+        digest = hashlib.sha256(repr((self.candidates, self.store.lineage)).encode()).hexdigest()[:10]
+        return f"c{self.store.cycle:03d}-s{self.seed}-{digest}"
+
+    def missing(self, done: Set[Pair]) -> tuple[float, ...]:
+        """Its candidates that are not among the done trials of the cycle; all that are to be trained again."""
+        return tuple(max_lr for max_lr in self.candidates if self.again or (max_lr, self.seed) not in done)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What all packs of a run share. Small: it travels to every worker."""
+
+    experiment: Experiment
+    settings: Settings
+    keep_finals: bool = True  # False: final states are kept only of packs trained again
+    checkpoint_seconds: float = 60.0  # between two checkpoints of a pack
+
+
+class Executor(Protocol):
+    """Whoever trains packs: this process, or a Ray cluster. It holds what it needs of the data."""
+
+    slots: int  # packs at a time
+    device: str  # that packs train on: "cpu" or "cuda"
+
+    def prove_folder(self, folder: Folder) -> None:
+        """Let every machine that may train show that it can write into the folder."""
+
+    def run(self, job: Job, packs: Sequence[Pack], *, tell: Listener, cancel: CancelToken) -> None:
+        """Train what the packs lack, and tell PackProgress and TrialFinished. Returns early once it is cancelled."""
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function returns on one slot."""
+
+    def close(self) -> None:
+        """Give back what was taken."""
+
+
+def plan_packs(store: CycleStore, pairs: Sequence[Pair], size: int) -> list[Pack]:
+    """The packs of a round, those of one seed after the other, of `size` candidates at most.
+
+    Neighbouring rates go to different packs: the large ones diverge together.
+    """
+    packs = []
+    for seed in dict.fromkeys(seed for _, seed in pairs):
+        ascending = sorted(max_lr for max_lr, own in pairs if own == seed)
+        parts = -(-len(ascending) // size)
+        packs += [Pack(store=store, seed=seed, candidates=tuple(ascending[part::parts])) for part in range(parts)]
+    return packs

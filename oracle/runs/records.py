@@ -1,0 +1,70 @@
+"""What a run left, for those who read it: its experiment, trials and optima. Reading changes nothing.
+
+experiment.yaml      what is held fixed
+settings.json        how it is computed: chosen once, read back by every later run
+oracle.parquet       one row a cycle
+events.jsonl         what happened, and when
+and what `oracle.runs.cycle` says of every cycle
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from oracle.errors import FolderError
+from oracle.experiment import Experiment, experiment_from_yaml
+from oracle.runs.cycle import CycleStore, lineages
+from oracle.runs.tables import oracle_rows, oracle_table
+from oracle.storage import Folder
+
+
+def read_trials(out: str | Path | Folder) -> pa.Table:
+    """All trials of a run that belong to its chain, one row each, by cycle, max_lr and seed. Columns: `tables.TRIALS`.
+
+    Raises FolderError where `out` holds no run, or its oracle.parquet cannot be read.
+    """
+    folder = opened(out)
+    stores = [
+        CycleStore(folder=folder, cycle=cycle, lineage=name) for cycle, name in enumerate(lineages(oracle_rows(folder)))
+    ]
+    return pa.concat_tables([store.trials() for store in stores])
+
+
+def read_oracle(out: str | Path | Folder) -> pa.Table:
+    """The optimum and interval of every finished cycle, by cycle. Columns: `tables.ORACLE`.
+
+    Schema metadata: version, name, experiment (its hash), pruning_rate, tolerance, units. No rows before the first cycle
+    is finished. Raises FolderError where `out` holds no run, or its oracle.parquet cannot be read.
+    """
+    folder = opened(out)
+    return oracle_table(read_experiment(folder), oracle_rows(folder))
+
+
+def read_experiment(folder: Folder) -> Experiment:
+    """The experiment that a folder holds. Raises FolderError where it holds none."""
+    content = folder.read("experiment.yaml")
+    if content is None:
+        raise FolderError(
+            f"{folder.url}: holds no Oracle run (no experiment.yaml); `oracle search ... --out` makes one"
+        )
+    return experiment_from_yaml(content.decode(errors="replace"), where=folder / "experiment.yaml")
+
+
+def write_experiment(folder: Folder, experiment: Experiment) -> None:
+    """Keep what is held fixed."""
+    folder.write_if_changed("experiment.yaml", experiment.to_yaml().encode())
+
+
+def attempts(folder: Folder) -> list[dict[str, Any]]:
+    """All starts of trainings, by file name."""
+    contents = (folder.read(name) for name in folder.names("attempts"))
+    return [json.loads(content) for content in contents if content]
+
+
+def opened(out: str | Path | Folder) -> Folder:
+    """A run's folder. Raises FolderError where `out` holds no run."""
+    folder = out if isinstance(out, Folder) else Folder(out)
+    read_experiment(folder)
+    return folder

@@ -1,0 +1,67 @@
+"""How a run is computed: chosen once, written into its folder and read back, so that its bits stay the same."""
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import get_args
+
+import torch
+
+from oracle.errors import FolderError
+from oracle.storage import Folder
+from oracle.training.backends import Backend
+
+NAME = "settings.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What decides bits beside the experiment."""
+
+    backend: Backend
+    device: str  # "cpu" or "cuda"
+    pack_size: int  # candidates a pack at most
+    threads: int  # of one candidate or pack
+    versions: Mapping[str, str]
+
+    def to_json(self) -> str:
+        """As settings.json holds it."""
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: bytes) -> "Settings":
+        """Read what `to_json` wrote. Raises ValueError, TypeError or RecursionError on anything else."""
+        fields = json.loads(text)
+        settings = cls(**fields)
+        counts = (settings.pack_size, settings.threads)
+        if (
+            settings.backend not in get_args(Backend)
+            or settings.device not in {"cpu", "cuda"}
+            or not all(type(count) is int and count > 0 for count in counts)
+            or not isinstance(settings.versions, dict)
+        ):
+            raise ValueError(f"values that no search writes: {fields}")
+        return settings
+
+
+def versions() -> dict[str, str]:
+    """What decides the bits beside the settings, as it is on this machine."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
+
+
+def read_settings(folder: Folder) -> Settings | None:
+    """How the folder's run is computed; None where it has not begun. FolderError where its file cannot be read."""
+    content = folder.read(NAME)
+    try:
+        return None if content is None else Settings.from_json(content)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise FolderError(
+            f"{folder / NAME}: cannot be read ({error}). It holds how this run is computed; delete it to have that "
+            "chosen anew: what is finished stays, the last digits of what follows may differ"
+        ) from None
+
+
+def write_settings(folder: Folder, settings: Settings) -> None:
+    """Write them: once, before anything is trained."""
+    folder.write(NAME, settings.to_json().encode())

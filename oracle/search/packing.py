@@ -1,0 +1,35 @@
+"""How many candidates a pack should have."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from oracle.runs.decisions import Pair
+from oracle.training.backends import Backend
+
+GPU_PACK = 16  # candidates a pack at most: more are thought to saturate a GPU, and memory grows with each
+PACK_OVERHEAD = {
+    "pack": 2.0,
+    "plain": 0.25,
+}  # what a pack pays anew, in trainings: its start; kernels that cost as much
+# for one candidate as for two
+
+
+def fair_pack_size(pairs: Sequence[Pair], slots: int, backend: Backend, device: str = "cpu") -> int:
+    """Candidates a pack so that all slots finish a round together, with as few packs as that allows.
+
+    `pairs`: the round's trials. A pack costs its candidates and PACK_OVERHEAD.
+    """
+    seeds = Counter(seed for _, seed in pairs)
+
+    def makespan(size: int) -> float:
+        rounds = -(-num_packs(pairs, size) // slots)
+        return rounds * (size + PACK_OVERHEAD[backend])
+
+    most = max(seeds.values())
+    largest = min(most, GPU_PACK) if device == "cuda" else most
+    return min(range(largest, 0, -1), key=makespan)
+
+
+def num_packs(pairs: Sequence[Pair], size: int) -> int:
+    """Packs of `size` candidates at most, of one seed each."""
+    return sum(-(-count // size) for count in Counter(seed for _, seed in pairs).values())

@@ -1,0 +1,129 @@
+"""`run_oracle`: from an experiment and a folder to the table of optima."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+
+from oracle.errors import CancelledError, ExperimentError
+from oracle.events import Broadcast, CancelToken, Listener, Notice, RunEnded, RunStarted
+from oracle.execution.executors import EXECUTORS, Asked, Launch, check_choice
+from oracle.execution.jobs import Executor, Job
+from oracle.experiment import Experiment, experiment_from_yaml
+from oracle.runs.event_log import EventLog
+from oracle.runs.records import write_experiment
+from oracle.runs.settings import Settings, read_settings, versions, write_settings
+from oracle.search.chain import Chain
+from oracle.search.packing import fair_pack_size
+from oracle.search.preflight import Prepared, check_folder, check_settings, prepare
+from oracle.search.strategies import Strategy, first_round
+from oracle.storage import Folder
+from oracle.training.backends import default_device
+
+
+def run_oracle(
+    experiment: Experiment,
+    out: str | Path,
+    *,
+    executor: str = "ray",
+    address: str | None = None,
+    slots: int | None = None,
+    backend: Asked = "auto",
+    pack_size: int | None = None,
+    carry: Literal["keep", "retrain"] = "keep",
+    checkpoint_seconds: float = 60.0,
+    peaks: Sequence[float] | None = None,
+    strategy: Strategy | None = None,
+    listeners: Sequence[Listener] = (),
+    cancel: CancelToken | None = None,
+) -> pa.Table:
+    """Search max_lr at every cycle; returns oracle.parquet as a table. Run again after any stop, it goes on.
+
+    `out`: a folder, local or s3://, gs://. `executor`: who trains, a key of EXECUTORS: `ray` or `local`. `address`: of a
+    Ray cluster; None for one of this process's own. `slots`: packs at a time. `carry`: `keep` writes every trial's final
+    weights until its cycle is chosen, `retrain` none, and trains the winners once more. `peaks`: the experiment's own
+    replaced by these, one max_lr a cycle: nothing is searched. `strategy`: what to train next and what to choose, in place
+    of the one that the experiment names; its name and parameters become a part of the run's identity. `listeners`: told
+    every event (`oracle.events`), from several threads but one at a time. `cancel`: a token that another thread may cancel.
+
+    Raises an `oracle.errors.Error`: FolderError for a folder of another experiment or a full disk, DataError, NetworkError
+    and ExperimentError before anything is trained, DivergedError, TrialError, ClusterError or CancelledError while it runs.
+    """
+    launch = Launch(executor=executor, address=address, slots=slots, backend=backend, pack_size=pack_size)
+    check_choice("carry", carry, ("keep", "retrain"))
+    if not (isinstance(checkpoint_seconds, int | float) and checkpoint_seconds >= 0):
+        raise ExperimentError(f"checkpoint_seconds: expected a number from 0 on, found {checkpoint_seconds!r}")
+    if peaks is not None:
+        experiment = _with_peaks(experiment, peaks)
+    folder = Folder(out)
+    prepared = prepare(experiment, launch, folder=folder, strategy=strategy)
+    backend_here = prepared.backend(default_device().type)
+    trainer = EXECUTORS[launch.executor](launch, prepared.images, prepared.raw, backend_here)
+    with contextlib.closing(trainer), folder.lock():  # workers end before another search may begin
+        check_folder(folder, prepared.experiment)  # again: starting a cluster takes seconds
+        trainer.prove_folder(folder)
+        write_experiment(folder, prepared.experiment)
+        tell = Broadcast([EventLog(folder), *listeners])
+        with _told(prepared, folder, tell):
+            job = Job(
+                experiment=prepared.experiment,
+                settings=_settings(prepared, trainer, launch, folder, tell),
+                keep_finals=carry == "keep",
+                checkpoint_seconds=checkpoint_seconds,
+            )
+            return Chain(
+                folder, job, prepared.strategy, trainer, prepared.images, tell=tell, cancel=cancel or CancelToken()
+            ).run()
+
+
+@contextlib.contextmanager
+def _told(prepared: Prepared, folder: Folder, tell: Listener) -> Iterator[None]:
+    """Tell of the run's start, and of its end however it goes."""
+    experiment, pairs = prepared.experiment, first_round(prepared.strategy)
+    tell(
+        RunStarted(
+            name=experiment.name,
+            experiment=experiment.hash,
+            folder=folder.url,
+            cycles=experiment.pruning.cycles + 1,
+            candidates=len({max_lr for max_lr, _ in pairs}),
+            seeds=len(experiment.seeds),
+            trials=len(pairs),
+        )
+    )
+    try:
+        yield
+    except (KeyboardInterrupt, CancelledError):
+        tell(RunEnded(outcome="stopped"))
+        raise
+    except BaseException:
+        tell(RunEnded(outcome="failed"))
+        raise
+    tell(RunEnded(outcome="finished"))
+
+
+def _settings(prepared: Prepared, trainer: Executor, launch: Launch, folder: Folder, tell: Listener) -> Settings:
+    """How the run is computed: as it was begun, or chosen now and written."""
+    settings = read_settings(folder)
+    if settings is None:
+        backend = prepared.backend(trainer.device)
+        pairs = first_round(prepared.strategy)
+        size = launch.pack_size or fair_pack_size(pairs, trainer.slots, backend, trainer.device)
+        settings = Settings(backend=backend, device=trainer.device, pack_size=size, threads=1, versions=versions())
+        write_settings(folder, settings)
+    check_settings(folder, settings, launch, device=trainer.device)
+    if dict(settings.versions) != versions():
+        tell(Notice(text=f"begun with {dict(settings.versions)}, going on with {versions()}: last digits may differ"))
+    return settings
+
+
+def _with_peaks(experiment: Experiment, peaks: Sequence[float]) -> Experiment:
+    try:
+        numbers = [None if isinstance(peak, str | bool) else float(peak) for peak in peaks]
+    except (TypeError, ValueError):
+        numbers = [None]
+    if None in numbers:
+        raise ExperimentError(f"peaks: expected a list of numbers, one max_lr a cycle, found {peaks!r}")
+    return experiment_from_yaml(experiment.to_yaml(), overrides=[f"peaks={numbers}"])

@@ -1,0 +1,245 @@
+"""What to train next, and what to choose: the one place that knows which candidates and seeds a cycle is made of.
+
+A strategy asks in rounds. A round is decided from complete earlier rounds only, never from a part of itself, so a search
+that is killed and goes on asks for the same trials in whatever order they finish.
+"""
+
+import json
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from oracle.errors import ExperimentError
+from oracle.experiment import Experiment, experiment_from_yaml
+from oracle.runs.cycle import only, pairs_of
+from oracle.runs.decisions import Pair
+from oracle.runs.tables import TRIALS
+from oracle.search.intervals import find_interval
+from search_spaces.grids import MaxLrGrid
+
+Row = dict[str, Any]  # of oracle.parquet, as `find_interval` gives it
+NextRound = Callable[[int, pa.Table], Sequence[Pair]]
+
+
+class Strategy(Protocol):
+    """Decides from rows alone, and the same from the same: give it what it needs when it is made, and freeze it.
+
+    `rows`: all trials of cycles 0 to `cycle` along the chain, one row each, with the columns of `tables.TRIALS`.
+    """
+
+    @property
+    def name(self) -> str:
+        """With the parameters a part of the run's identity; lower-case letters, digits, - and _."""
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Plain values that decide what it asks for, beside what the experiment holds (grid, seeds, tolerance)."""
+
+    def next_trials(self, cycle: int, rows: pa.Table) -> Sequence[Pair]:
+        """What the current round of a cycle still lacks, as (max_lr, seed); nothing once the cycle can be chosen.
+
+        For every part S of a round R but all of it, and the complete rounds before, next_trials(before + S) is R without S.
+        """
+
+    def choose(self, cycle: int, rows: pa.Table) -> Row:
+        """The cycle's row of oracle.parquet, once next_trials asks for nothing more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridSearch:
+    """Every candidate with every seed; a grid that may grow goes on beyond an edge that the interval touches."""
+
+    name: ClassVar[str] = "grid"
+    parameters: ClassVar[Mapping[str, Any]] = {}
+
+    grid: MaxLrGrid
+    seeds: tuple[int, ...]
+    tolerance: float  # fraction of accuracy
+
+    def next_trials(self, cycle: int, rows: pa.Table) -> Sequence[Pair]:
+        """See `Strategy`."""
+        return lacking(cycle, rows, self._next_round)
+
+    def choose(self, cycle: int, rows: pa.Table) -> Row:
+        """See `Strategy`."""
+        return find_interval(complete_rounds(cycle, rows, self._next_round), tolerance=self.tolerance)
+
+    def _next_round(self, cycle: int, rows: pa.Table) -> Sequence[Pair]:
+        tried = sorted(set(of_cycle(rows, cycle)["max_lr"].to_pylist()))
+        if not tried:
+            return every(self.grid.candidates(), self.seeds)
+        if not self.grid.extend:
+            return ()
+        row = find_interval(of_cycle(rows, cycle), tolerance=self.tolerance)
+        grown = self.grid.extended(tried, low=row["lo_on_edge"], high=row["hi_on_edge"])
+        return every([max_lr for max_lr in grown if max_lr not in tried], self.seeds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedPeaks:
+    """One max_lr a cycle, given beforehand: nothing is searched, so nothing has an edge."""
+
+    name: ClassVar[str] = "peaks"
+
+    peaks: tuple[float, ...]  # of each cycle, or one for all
+    seeds: tuple[int, ...]
+    tolerance: float  # fraction of accuracy
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """See `Strategy`."""
+        return {"peaks": list(self.peaks)}
+
+    def next_trials(self, cycle: int, rows: pa.Table) -> Sequence[Pair]:
+        """See `Strategy`."""
+        return lacking(cycle, rows, self._next_round)
+
+    def choose(self, cycle: int, rows: pa.Table) -> Row:
+        """See `Strategy`."""
+        row = find_interval(complete_rounds(cycle, rows, self._next_round), tolerance=self.tolerance)
+        return row | dict.fromkeys(("lo_on_edge", "hi_on_edge", "optimum_on_edge"), False)
+
+    def _next_round(self, cycle: int, rows: pa.Table) -> Sequence[Pair]:
+        peak = self.peaks[cycle if len(self.peaks) > 1 else 0]
+        return () if of_cycle(rows, cycle).num_rows else every([peak], self.seeds)
+
+
+def _grid(experiment: Experiment) -> Strategy:
+    if experiment.peaks is not None:
+        return FixedPeaks(peaks=experiment.peaks, seeds=experiment.seeds, tolerance=experiment.tolerance)
+    return GridSearch(grid=experiment.grid, seeds=experiment.seeds, tolerance=experiment.tolerance)
+
+
+STRATEGIES: Mapping[str, Callable[[Experiment], Strategy]] = {"grid": _grid}
+
+
+def make_strategy(experiment: Experiment) -> Strategy:
+    """The strategy that the experiment names. ExperimentError where none that ships is called so."""
+    name = experiment.search.strategy
+    if name not in STRATEGIES:
+        raise ExperimentError(
+            f"search.strategy: {name!r} is not one that ships ({', '.join(STRATEGIES)}); one of your own is handed to "
+            "run_oracle(..., strategy=...)"
+        )
+    return STRATEGIES[name](experiment)
+
+
+def named_by(experiment: Experiment, strategy: Strategy | None) -> tuple[Experiment, Strategy]:
+    """The strategy that decides, and the experiment with its name and parameters; None: what the experiment names itself.
+
+    ExperimentError where the strategy has no usable name or parameters, or the experiment names another.
+    """
+    if strategy is None:
+        return experiment, make_strategy(experiment)
+    missing = [name for name in ("name", "parameters", "next_trials", "choose") if not hasattr(strategy, name)]
+    if missing:
+        raise ExperimentError(
+            f"strategy: {type(strategy).__name__} has no {', '.join(missing)}; see oracle.search.strategies.Strategy"
+        )
+    shipped = STRATEGIES.get(strategy.name)
+    if shipped is not None:
+        if strategy != shipped(experiment):
+            raise ExperimentError(
+                f"strategy: {strategy.name!r} ships with this package, and what was handed in differs from what the "
+                "experiment says; change the experiment, or give yours a name of its own"
+            )
+        return experiment, strategy
+    try:
+        search = json.dumps({"strategy": strategy.name, **strategy.parameters}, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ExperimentError(
+            f"strategy: its parameters must be plain values by name, found {strategy.parameters!r}: {error}"
+        ) from None
+    named = experiment_from_yaml(experiment.to_yaml(), where="strategy", overrides=[f"search={search}"])
+    if experiment.search.strategy not in {"grid", strategy.name}:
+        raise ExperimentError(
+            f"strategy: {strategy.name!r} was handed in, but the experiment names {experiment.search.strategy!r}"
+        )
+    return named, strategy
+
+
+def first_round(strategy: Strategy) -> tuple[Pair, ...]:
+    """What cycle 0 begins with. Later cycles are expected to cost as much: nobody can know before it is decided."""
+    pairs = asked_by(strategy, 0, TRIALS.empty_table())
+    if not pairs:
+        raise ExperimentError(f"strategy {strategy.name}: asks for nothing at cycle 0, so nothing can be chosen")
+    return pairs
+
+
+def asked_by(strategy: Strategy, cycle: int, rows: pa.Table) -> tuple[Pair, ...]:
+    """What a strategy asks for, as plain numbers. ExperimentError where that cannot be trained, or is there twice."""
+    asked: list[Pair] = []
+    for item in strategy.next_trials(cycle, rows):
+        try:
+            max_lr, seed = item
+            pair = float(max_lr), int(seed)
+            if not (math.isfinite(pair[0]) and pair[0] > 0 and pair[1] == seed and pair[1] >= 0):
+                raise ValueError
+        except (TypeError, ValueError, OverflowError):
+            raise ExperimentError(
+                f"strategy {strategy.name}, cycle {cycle}: asks for {item!r}; expected (max_lr, seed), a positive number "
+                "and a whole one from 0 on"
+            ) from None
+        asked.append(pair)
+    twice = [pair for pair in asked if asked.count(pair) > 1] if len(set(asked)) < len(asked) else []
+    if twice:
+        raise ExperimentError(f"strategy {strategy.name}, cycle {cycle}: asks for {twice[0]} twice")
+    return tuple(asked)
+
+
+def least_trainings(experiment: Experiment, strategy: Strategy) -> int:
+    """Trainings of a whole search as far as they are known beforehand: cycles times those of a first round."""
+    return (experiment.pruning.cycles + 1) * len(first_round(strategy))
+
+
+# For strategies: what rounds are made of.
+
+
+def every(candidates: Sequence[float], seeds: Sequence[int]) -> tuple[Pair, ...]:
+    """Every candidate with every seed.
+
+    >>> every([0.1, 0.2], [0, 1])
+    ((0.1, 0), (0.2, 0), (0.1, 1), (0.2, 1))
+    """
+    return tuple((float(max_lr), seed) for seed in seeds for max_lr in candidates)
+
+
+def of_cycle(rows: pa.Table, cycle: int) -> pa.Table:
+    """The rows of one cycle."""
+    return rows.filter(pc.equal(rows["cycle"], cycle))
+
+
+def lacking(cycle: int, rows: pa.Table, next_round: NextRound) -> tuple[Pair, ...]:
+    """What the first incomplete round of a cycle lacks; nothing when `next_round` asks for no more.
+
+    `next_round(cycle, rows)` is shown complete rounds alone, and gives the whole of the next one.
+    """
+    return _replay(cycle, rows, next_round)[0]
+
+
+def complete_rounds(cycle: int, rows: pa.Table, next_round: NextRound) -> pa.Table:
+    """The cycle's rows that `next_round` asked for: those of complete rounds alone."""
+    return _replay(cycle, rows, next_round)[1]
+
+
+def _replay(cycle: int, rows: pa.Table, next_round: NextRound) -> tuple[tuple[Pair, ...], pa.Table]:
+    earlier, own = rows.filter(pc.less(rows["cycle"], cycle)), of_cycle(rows, cycle)
+    there = set(pairs_of(own))
+    asked: set[Pair] = set()
+    while True:
+        complete = only(own, asked)
+        pairs = next_round(cycle, pa.concat_tables([earlier, complete]))
+        missing = without(pairs, there)
+        if missing or not pairs:
+            return missing, complete
+        assert not asked & set(pairs), "a round asks again for what an earlier one had"
+        asked |= set(pairs)
+
+
+def without(pairs: Sequence[Pair], there: Collection[Pair]) -> tuple[Pair, ...]:
+    """The pairs that are not there, in order."""
+    return tuple(pair for pair in pairs if pair not in there)

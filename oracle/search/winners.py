@@ -1,0 +1,43 @@
+"""The winners of a cycle: each seed's trained network at the optimum. Where they are, and which of them are lost."""
+
+from collections.abc import Collection, Sequence
+
+from oracle.execution.jobs import Pack
+from oracle.experiment import Experiment
+from oracle.runs.cycle import CycleStore
+from oracle.runs.networks import read_final, read_parent, read_winner
+from oracle.training.parents import Winner
+
+
+def pack_of(store: CycleStore, seed: int, max_lr: float) -> Pack:
+    """The pack that committed a trial: trained again beside the same candidates, it ends with the same bits."""
+    rows = store.trials().select(["seed", "max_lr", "commit"]).to_pylist()
+    [own] = [row for row in rows if row["seed"] == seed and row["max_lr"] == max_lr]
+    candidates = sorted(row["max_lr"] for row in rows if row["commit"] == own["commit"])
+    return Pack(store=store, seed=seed, candidates=tuple(candidates), again=True)
+
+
+def final_of(pack: Pack, max_lr: float) -> Winner | None:
+    """The final state of one of a pack's candidates; None where it is gone, or cannot be read."""
+    parent = read_parent(pack.store, pack.seed)
+    return None if parent is None else read_final(pack.store, pack.name, max_lr, parent.masks)
+
+
+def lost_winners(
+    stores: Sequence[CycleStore], optima: Sequence[float], experiment: Experiment, *, but: Collection[int]
+) -> list[CycleStore]:
+    """Which cycles, in order, have winners that the next cycle's pruning needs and cannot read.
+
+    Pruning reads the winners of the cycle before, and of cycle 0 where `rewind_step` is set; making a lost winner anew
+    needs its own parent, and so the winners of the cycle before it. `but`: cycles whose winners are known to be there.
+    """
+    always = {0} if experiment.pruning.rewind_step else set()
+    lost: list[CycleStore] = []
+    needed = {len(stores) - 1} | always
+    for store in reversed(stores):
+        if store.cycle not in needed or store.cycle in but:
+            continue
+        if any(read_winner(store, seed, optima[store.cycle]) is None for seed in experiment.seeds):
+            lost.insert(0, store)
+            needed |= {store.cycle - 1} | always
+    return lost

@@ -1,0 +1,357 @@
+"""What to train next: rounds that do not depend on the order of finishing, decisions that stay, strategies of one's own."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from dropping import SLOW, DropDiverged, dropping
+from faults import kill, rows_there, started_since, timeless, until
+from folders import store_of, trained
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oracle.chain import run_oracle
+from oracle.errors import ExperimentError, FolderError
+from oracle.events import Event, TrainingStarted
+from oracle.experiment import Experiment, load_experiment
+from oracle.records import read_oracle, read_trials
+from oracle.runs.cycle import pairs_of
+from oracle.runs.decisions import Decision, Pair
+from oracle.runs.records import attempts
+from oracle.runs.tables import TRIALS
+from oracle.search.standing import standing
+from oracle.search.strategies import (
+    STRATEGIES,
+    FixedPeaks,
+    GridSearch,
+    Strategy,
+    least_trainings,
+    make_strategy,
+    of_cycle,
+)
+from oracle.storage import Folder
+from search_spaces.grids import MaxLrGrid
+
+Tiny = Callable[..., Experiment]
+
+SEEDS = (4, 7, 9)
+COARSE = MaxLrGrid(spacing="explicit", values=(0.1, 0.2, 0.4))
+GROWING = MaxLrGrid(low=0.01, high=1.0, points=5, spacing="log", extend=True, max_extra=7)
+# Every strategy: what holds of one must hold of all, newcomers too.
+ALL: Mapping[str, Strategy] = {
+    "grid": GridSearch(grid=COARSE, seeds=SEEDS, tolerance=0.005),
+    "growing grid": GridSearch(grid=GROWING, seeds=SEEDS, tolerance=0.1),
+    "peaks": FixedPeaks(peaks=(0.1, 0.2), seeds=SEEDS, tolerance=0.005),
+    "of one's own": DropDiverged(candidates=(0.1, 0.5, 3.0), seeds=SEEDS, tolerance=0.005),
+}
+
+
+def test_every_strategy_that_ships_is_among_those_tested() -> None:
+    shipped = {type(make(load_experiment("digits-mlp", overrides=more))) for make in STRATEGIES.values()
+               for more in ([], ["peaks=0.1"])}  # fmt: skip
+    assert shipped <= {type(strategy) for strategy in ALL.values()}
+
+
+def rows_of(pairs: Sequence[Pair], cycle: int, best: float) -> pa.Table:
+    """Trials as a network would give them whose best rate is `best`, and which diverges above 1.2."""
+    rows = []
+    for max_lr, seed in pairs:
+        correct = round(900 - 200 * abs(max_lr - best) - seed)
+        finished = max_lr < 1.2
+        rows.append(
+            dict.fromkeys(TRIALS.names)
+            | {"cycle": cycle, "seed": seed, "max_lr": max_lr, "outcome": "finished" if finished else "diverged"}
+            | {"weights_remaining": 1.0, "lineage": "x", "commit": "y"}
+            | ({"val_accuracy": correct / 1000, "val_loss": 1 - correct / 1000} if finished else {})
+        )
+    return pa.Table.from_pylist(rows, schema=TRIALS)
+
+
+@pytest.mark.parametrize("name", ALL)
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_what_a_round_lacks_is_the_round_without_what_is_there(name: str, data: st.DataObject) -> None:
+    strategy, cycle = ALL[name], data.draw(st.integers(0, 1))
+    best = data.draw(st.sampled_from([0.1, 0.3, 0.9, 1.1]))
+    before = rows_of([(0.1, seed) for seed in SEEDS], 0, best) if cycle else TRIALS.empty_table()
+    for _ in range(9):
+        asked = list(strategy.next_trials(cycle, before))
+        if not asked:
+            break
+        assert len(set(asked)) == len(asked)
+        there = data.draw(st.sets(st.sampled_from(asked), max_size=len(asked) - 1))  # all of it: the next round
+        order = data.draw(st.permutations(sorted(there)))
+        part = pa.concat_tables([before, rows_of(order, cycle, best)])
+        assert list(strategy.next_trials(cycle, part)) == [pair for pair in asked if pair not in there]
+        before = pa.concat_tables([before, rows_of(asked, cycle, best)])
+    else:
+        pytest.fail("asks for ever")
+    row = strategy.choose(cycle, before)
+    assert row["cycle"] == cycle
+    assert all((row["max_lr"], seed) in pairs_of(before) for seed in SEEDS)
+
+
+def test_a_grid_that_may_grow_asks_in_rounds_until_both_ends_are_inside() -> None:
+    strategy, rounds, rows = ALL["growing grid"], [], TRIALS.empty_table()
+    while asked := strategy.next_trials(0, rows):
+        rounds.append({max_lr for max_lr, _ in asked})
+        rows = pa.concat_tables([rows, rows_of(asked, 0, best=0.01)])
+    assert rounds[0] == set(GROWING.candidates())
+    assert len(rounds) == 8  # a candidate a round, as an eighth of five is none: max_extra of them
+    assert all(max(later) < 0.01 for later in rounds[1:])
+
+
+def test_rows_that_were_not_asked_for_take_no_part() -> None:
+    strategy = ALL["grid"]
+    own = rows_of([(max_lr, seed) for max_lr in COARSE.candidates() for seed in SEEDS], 0, best=0.2)
+    foreign = rows_of([(0.3, 4), (0.2, 99)], 0, best=0.2)
+    assert strategy.choose(0, pa.concat_tables([own, foreign])) == strategy.choose(0, own)
+
+
+def test_a_strategy_is_shown_complete_rounds_alone() -> None:
+    """Half of the second round is there, in whatever order: the strategy is asked nothing and what is lacking is told."""
+    strategy = ALL["of one's own"]
+    first = list(strategy.next_trials(0, TRIALS.empty_table()))
+    second = list(strategy.next_trials(0, rows_of(first, 0, 0.5)))
+    shown: list[set[Pair]] = []
+
+    class Watched(DropDiverged):
+        def next_trials(self, cycle: int, rows: pa.Table) -> Sequence[Pair]:
+            shown.append(set(pairs_of(rows)))
+            return super().next_trials(cycle, rows)
+
+    watched = Watched(candidates=(0.1, 0.5, 3.0), seeds=SEEDS, tolerance=0.005)
+    trials = rows_of([*first, *second[::2]], 0, 0.5)
+    now = standing(watched, 0, Decision(basis={}), seeds=SEEDS, earlier=TRIALS.empty_table(), trials=trials)
+    assert shown == [set(), set(first)]
+    assert now.lacking == tuple(second[1::2])
+    assert now.row is None
+    assert now.decision.rounds == (tuple(first), tuple(second))
+
+
+def test_the_least_trainings_are_those_of_the_first_rounds(tiny: Tiny) -> None:
+    assert least_trainings(tiny(), make_strategy(tiny())) == 3 * 3 * 2
+    assert least_trainings(tiny(), dropping(tiny())) == 3 * 3  # of the first seed alone: the others may be dropped
+    peaks = tiny("peaks=[0.1, 0.2, 0.3]")
+    assert least_trainings(peaks, make_strategy(peaks)) == 3 * 2
+
+
+# Decisions are read back
+
+
+def test_a_finished_cycle_stays_whatever_a_later_version_would_choose(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = run_oracle(tiny(), tmp_path, executor="local")
+    starts = trained(tmp_path)
+
+    def other(self: GridSearch, cycle: int, rows: pa.Table) -> dict[str, Any]:
+        raise AssertionError("was asked for a choice that is made already")
+
+    monkeypatch.setattr(GridSearch, "choose", other)
+    (tmp_path / "oracle.parquet").unlink()
+    assert run_oracle(tiny(), tmp_path, executor="local").equals(table)
+    assert trained(tmp_path) == starts
+
+
+def test_a_round_under_way_is_finished_as_it_was_begun(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the middle of a second round; a version that would ask for another one goes on with it all the same."""
+    grown = ("pruning.cycles=0", "grid={spacing: log, low: 1e-4, high: 1e-3, points: 3, extend: true, max_extra: 1}")
+    rounds = []
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, TrainingStarted):
+            rounds.append(event)
+            if len(rounds) == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_oracle(tiny(*grown), tmp_path, executor="local", listeners=[interrupt])
+    before = json.loads((tmp_path / "decisions/cycle=000.json").read_text())
+    assert len(before["rounds"]) == 2
+    assert before["row"] is None
+    decided = {(max_lr, seed) for pairs in before["rounds"] for max_lr, seed in pairs}
+
+    next_trials = GridSearch.next_trials
+
+    def other(self: GridSearch, cycle: int, rows: pa.Table) -> Sequence[Pair]:
+        if not rows.num_rows:  # what the run begins with, for the terminal
+            return next_trials(self, cycle, rows)
+        assert decided <= set(pairs_of(rows)), "was asked for a round while one is under way"
+        return ()
+
+    monkeypatch.setattr(GridSearch, "next_trials", other)
+    run_oracle(tiny(*grown), tmp_path, executor="local")
+    assert set(pairs_of(read_trials(tmp_path))) == decided
+    assert len(trained(tmp_path)) == len(decided)
+
+
+@pytest.mark.parametrize(
+    "damage", ["deleted", b"", b"{", b"[]", b'{"rounds": 3}', b'{"basis": {}, "rounds": [], "row": {}}']
+)
+def test_a_decision_that_is_lost_is_made_anew_from_the_trials(tiny: Tiny, tmp_path: Path, damage: Any) -> None:
+    table = run_oracle(tiny(), tmp_path, executor="local")
+    path, starts = tmp_path / "decisions/cycle=001.json", trained(tmp_path)
+    content = path.read_bytes()
+    path.unlink() if damage == "deleted" else path.write_bytes(damage)
+    assert run_oracle(tiny(), tmp_path, executor="local").equals(table)
+    assert path.read_bytes() == content
+    assert trained(tmp_path) == starts
+
+
+def test_more_seeds_decide_anew_and_more_cycles_do_not(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[int] = []
+    choose = GridSearch.choose
+
+    def counting(self: GridSearch, cycle: int, rows: pa.Table) -> dict[str, Any]:
+        chosen.append(cycle)
+        return choose(self, cycle, rows)
+
+    monkeypatch.setattr(GridSearch, "choose", counting)
+    run_oracle(tiny("pruning.cycles=1", "seeds=[0]"), tmp_path, executor="local")
+    run_oracle(tiny("seeds=[0]"), tmp_path, executor="local")
+    assert chosen == [0, 1, 2]
+    run_oracle(tiny(), tmp_path, executor="local")
+    assert chosen == [0, 1, 2, 0, 1, 2]
+
+
+# Strategies of one's own
+
+
+@pytest.mark.parametrize("executor", ["local", "ray"])
+def test_a_search_with_a_strategy_of_ones_own_killed_in_mid_round_ends_as_in_peace(
+    tmp_path: Path, executor: str
+) -> None:
+    command = [sys.executable, str(Path(__file__).with_name("dropping.py"))]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen([*command, str(tmp_path / "killed"), executor], env=env, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+
+    def in_the_second_round() -> bool:
+        begun = {(it["cycle"], it["seed"]) for it in attempts(Folder(tmp_path / "killed"))}
+        return (0, 1) in begun and bool(list((tmp_path / "killed" / "checkpoints").rglob("*-s1-*.safetensors")))
+
+    until(in_the_second_round, "a checkpoint of the second round")
+    kill(process)
+    done, moment = rows_there(tmp_path / "killed"), time.time()
+    assert done == {(0, 0, 0.02), (0, 0, 0.1), (0, 0, 50.0)}
+    subprocess.run([*command, str(tmp_path / "killed"), executor], env=env, check=True, timeout=240)
+    assert not done & started_since(tmp_path / "killed", moment), "a finished trial was trained again"
+    experiment = load_experiment("digits-mlp", overrides=SLOW)
+    peace = run_oracle(experiment, tmp_path / "peace", executor="local", strategy=dropping(experiment))
+    assert timeless(read_oracle(tmp_path / "killed")) == timeless(peace)
+    assert timeless(read_trials(tmp_path / "killed")) == timeless(read_trials(tmp_path / "peace"))
+    assert (50.0, 1) not in pairs_of(read_trials(tmp_path / "killed"))
+    assert peace["num_incomplete"].to_pylist() == [1, 1]
+    assert any(it["from_epoch"] > 0 for it in attempts(Folder(tmp_path / "killed"))), (
+        "no pack went on from a checkpoint"
+    )
+
+
+def test_the_strategy_is_a_part_of_the_runs_identity(tiny: Tiny, tmp_path: Path) -> None:
+    experiment = tiny("pruning.cycles=0")
+    run_oracle(experiment, tmp_path, executor="local", strategy=dropping(experiment, parameters={"keep": 2}))
+    for other in (
+        {},
+        {"strategy": dropping(experiment)},
+        {"strategy": dropping(experiment, name="another", parameters={"keep": 2})},
+        {"strategy": dropping(experiment, parameters={"keep": 3})},
+    ):
+        with pytest.raises(FolderError, match=r"search\.(strategy|keep)|search:"):
+            run_oracle(experiment, tmp_path, executor="local", **other)
+    starts = trained(tmp_path)
+    run_oracle(experiment, tmp_path, executor="local", strategy=dropping(experiment, parameters={"keep": 2}))
+    assert trained(tmp_path) == starts
+    more = tiny("pruning.cycles=1")
+    assert run_oracle(more, tmp_path, executor="local", strategy=dropping(more, parameters={"keep": 2})).num_rows == 2
+    named = tiny("search={strategy: drop-diverged, keep: 2}")
+    with pytest.raises(ExperimentError, match=r"'drop-diverged' is not one that ships \(grid\).*strategy="):
+        run_oracle(named, tmp_path / "b", executor="local")
+
+
+def test_the_experiments_own_strategy_may_be_handed_in_and_changes_nothing(tiny: Tiny, tmp_path: Path) -> None:
+    experiment = tiny("pruning.cycles=0")
+    table = run_oracle(experiment, tmp_path, executor="local", strategy=make_strategy(experiment))
+    assert run_oracle(experiment, tmp_path, executor="local").equals(table)
+    with pytest.raises(ExperimentError, match="'grid' ships with this package"):
+        run_oracle(experiment, tmp_path, executor="local", strategy=replace(make_strategy(experiment), seeds=(5,)))  # type: ignore[type-var]
+
+
+def test_peaks_handed_in_as_a_strategy_train_one_rate_a_cycle(tiny: Tiny, tmp_path: Path) -> None:
+    peaks = FixedPeaks(peaks=(0.05, 0.1, 0.2), seeds=(0, 1), tolerance=0.005)
+    table = run_oracle(tiny(), tmp_path, executor="local", strategy=peaks)
+    assert table["max_lr"].to_pylist() == [0.05, 0.1, 0.2]
+    by_key = run_oracle(tiny("peaks=[0.05, 0.1, 0.2]"), tmp_path / "b", executor="local")
+    assert timeless(table) == timeless(by_key)
+    assert table.schema.metadata != by_key.schema.metadata
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed:
+    """Asks for and chooses what it is told."""
+
+    pairs: Sequence[Any] = ((0.1, 0), (0.1, 1))
+    row: Mapping[str, Any] | None = None
+    name: str = "fixed"
+    parameters: Mapping[str, Any] | None = None
+
+    def next_trials(self, cycle: int, rows: pa.Table) -> Sequence[Pair]:
+        return () if of_cycle(rows, cycle).num_rows and not self.asks_again else self.pairs
+
+    def choose(self, cycle: int, rows: pa.Table) -> dict[str, Any]:
+        flags = {"lo_on_edge": False, "hi_on_edge": False}
+        return dict(self.row or {}) or {"cycle": cycle, "max_lr": 0.1, "lo": 0.1, "hi": 0.1, **flags}
+
+    @property
+    def asks_again(self) -> bool:
+        return self.name == "asks-again"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "named"),
+    [
+        (Fixed(parameters={}, pairs=[(-0.1, 0)]), "strategy fixed, cycle 0: asks for (-0.1, 0); expected"),
+        (Fixed(parameters={}, pairs=[(0.1, 0.5)]), "asks for (0.1, 0.5)"),
+        (Fixed(parameters={}, pairs=[(float("nan"), 0)]), "asks for (nan, 0)"),
+        (Fixed(parameters={}, pairs=[("high", 0)]), "asks for ('high', 0)"),
+        (Fixed(parameters={}, pairs=[0.1]), "asks for 0.1"),
+        (Fixed(parameters={}, pairs=[]), "asks for nothing at cycle 0"),
+        (Fixed(parameters={}, pairs=[(0.1, 0), (0.1, 0)]), "asks for (0.1, 0) twice"),
+        (Fixed(parameters={}, name="asks-again"), "asks for (0.1, 0) again"),
+        (Fixed(parameters={}, row={"max_lr": 0.1}), "no row of oracle.parquet"),
+        (Fixed(parameters={}, row={"max_lr": 0.1, "speed": 3}), "unknown: speed"),
+        (Fixed(parameters={}, pairs=[(0.1, 0)]), "which it never asked for with seed 1"),
+        (Fixed(parameters={"model": object()}), "strategy: its parameters"),
+        (Fixed(), "strategy: its parameters"),
+        (Fixed(parameters={}, name="My strategy"), "found 'My strategy'"),
+        ("grid", "str has no name"),
+    ],
+)
+def test_a_strategy_that_cannot_be_followed_is_refused_by_name(
+    tiny: Tiny, tmp_path: Path, strategy: Any, named: str
+) -> None:
+    with pytest.raises(ExperimentError) as refused:
+        run_oracle(tiny("pruning.cycles=0"), tmp_path, executor="local", strategy=strategy)
+    assert named in str(refused.value)
+
+
+def test_a_row_without_all_columns_is_committed_as_it_is(tiny: Tiny, tmp_path: Path) -> None:
+    table = run_oracle(tiny("pruning.cycles=1"), tmp_path, executor="local", strategy=Fixed(parameters={}))
+    assert table["max_lr"].to_pylist() == [0.1, 0.1]
+    assert table["val_accuracy"].to_pylist() == [None, None]
+    starts = trained(tmp_path)
+    assert run_oracle(tiny("pruning.cycles=1"), tmp_path, executor="local", strategy=Fixed(parameters={})).equals(table)
+    assert trained(tmp_path) == starts
+    assert store_of(tmp_path, 1, [0.1, 0.1]).trials().num_rows == 2
