@@ -1,9 +1,9 @@
-# make demo | test | lint | clean. Everything happens in .venv; PYTHON chooses the interpreter that makes it.
+# make demo | test | quick | lint | clean. Everything happens in .venv; PYTHON chooses the interpreter that makes it.
 PYTHON ?= python3
 DEMO ?= runs/digits-mlp
 DEMO_SET ?=
 
-.PHONY: demo test lint clean
+.PHONY: demo test quick lint clean
 
 demo: .venv/installed
 	.venv/bin/oracle search digits-mlp --out $(DEMO) $(addprefix --set ,$(DEMO_SET))
@@ -11,6 +11,9 @@ demo: .venv/installed
 
 test: .venv/installed
 	.venv/bin/python -m pytest
+
+quick: .venv/installed
+	.venv/bin/python -m pytest -m "not slow" -q
 
 lint: .venv/installed
 	.venv/bin/ruff check .

@@ -67,10 +67,10 @@ def read_diagnostics(out: str | Path | Folder) -> pa.Table:
     Empty where the experiment asked for none. Raises FolderError where `out` holds no run.
     """
     folder = out if isinstance(out, Folder) else Folder(out)
-    seeds, chain = read_experiment(folder).seeds, lineages(oracle_rows(folder))
+    seeds, names = read_experiment(folder).seeds, lineages(oracle_rows(folder))
     found = [
         diagnostics_of_winner(CycleStore(folder=folder, cycle=cycle, lineage=after), seed)
-        for cycle, after in enumerate(chain[1:])
+        for cycle, after in enumerate(names[1:])
         for seed in seeds
     ]
     tables = [DIAGNOSTICS.empty_table(), *(table for table in found if table is not None)]

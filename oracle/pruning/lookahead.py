@@ -17,7 +17,7 @@ from oracle.pruning.scores import Batch, Scores, Weights
 
 @dataclass(slots=True)
 class _Link:
-    """A layer of the chain with the batch norms registered between it and the next one."""
+    """A layer of the network with the batch norms registered between it and the next one."""
 
     layer: Layer
     own_norm: nn.modules.batchnorm._BatchNorm | None  # the one that scales what the layer writes
@@ -52,11 +52,11 @@ def lap_bn(network: nn.Module, weights: Weights, masks: Masks, batch: Batch | No
 
 
 def _scores(network: nn.Module, weights: Weights, *, with_norms: bool) -> Scores:
-    chain = _chain(network)
-    before: list[_Link | None] = [None, *chain[:-1]]
-    after: list[_Link | None] = [*chain[1:], None]
+    links = _links(network)
+    before: list[_Link | None] = [None, *links[:-1]]
+    after: list[_Link | None] = [*links[1:], None]
     scores = {}
-    for previous, link, following in zip(before, chain, after, strict=True):
+    for previous, link, following in zip(before, links, after, strict=True):
         score = weights[link.layer.name].double().square()
         if previous is not None and _feeds(previous, link):
             rows = weights[previous.layer.name].double().square().flatten(1).sum(1)
@@ -73,23 +73,23 @@ def _scores(network: nn.Module, weights: Weights, *, with_norms: bool) -> Scores
     return scores
 
 
-def _chain(network: nn.Module) -> list[_Link]:
+def _links(network: nn.Module) -> list[_Link]:
     layers: dict[nn.Module, list[Layer]] = {}
     for layer in prunable_layers(network):
         layers.setdefault(layer.module, []).append(layer)
-    chain: list[_Link] = []
+    links: list[_Link] = []
     open_for_norm = False
     for name, module in network.named_modules():
         if module in layers:
             open_for_norm = not is_shortcut(name)
             if open_for_norm:
-                chain += [_Link(layer, None, []) for layer in layers[module]]
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm) and chain and not is_shortcut(name):
-            if open_for_norm and module.num_features == chain[-1].layer.writes:
-                chain[-1].own_norm = module
-            chain[-1].norms.append(module)
+                links += [_Link(layer, None, []) for layer in layers[module]]
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm) and links and not is_shortcut(name):
+            if open_for_norm and module.num_features == links[-1].layer.writes:
+                links[-1].own_norm = module
+            links[-1].norms.append(module)
             open_for_norm = False
-    return chain
+    return links
 
 
 def _feeds(link: _Link, following: _Link) -> bool:

@@ -17,7 +17,7 @@ from oracle.runs.decisions import Pair
 from oracle.runs.records import read_trials
 from oracle.search.packing import fair_pack_size, num_packs
 from oracle.search.preflight import Prepared, check_settings, prepare
-from oracle.search.strategies import Strategy, first_round, least_trainings
+from oracle.search.strategies import Strategy
 from oracle.storage import Folder
 from oracle.training.backends import Backend, choose_backend, default_device, make_trainer
 from oracle.training.optimizers import OPTIMIZERS
@@ -71,9 +71,10 @@ def plan(
     timed = _timed(prepared, launch)
     if folder is not None and prepared.begun is not None:
         check_settings(folder, prepared.begun, launch, device=timed.device)
-    experiment, pairs = prepared.experiment, first_round(prepared.strategy)
+    experiment, pairs = prepared.experiment, prepared.first_round
     done = 0 if folder is None else _trials_done(folder)
-    trainings, cycles = least_trainings(experiment, prepared.strategy), experiment.pruning.cycles + 1
+    cycles = experiment.pruning.cycles + 1
+    trainings = cycles * len(pairs)
     done = min(done, trainings)
     steps_per_training = experiment.training.epochs * (prepared.images.num_train // experiment.training.batch_size)
     wall = cycles * -(-num_packs(pairs, timed.pack_size) // timed.slots) * timed.pack_size * timed.seconds
@@ -167,7 +168,7 @@ def _timed(prepared: Prepared, launch: Launch) -> _Timed:
     begun = prepared.begun
     request = _Request(
         experiment=prepared.experiment,
-        pairs=tuple(first_round(prepared.strategy)),
+        pairs=prepared.first_round,
         backend=begun.backend if begun else launch.backend,
         executor=launch.executor,
         slots=launch.slots,

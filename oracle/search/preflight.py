@@ -1,4 +1,4 @@
-"""What is refused before anything is trained: experiments that cannot run, folders of another run."""
+"""What comes before a search or a plan: data loaded, experiments that cannot run and folders of another run refused."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,19 +8,18 @@ from torch import nn
 from oracle.data import load_images, read_whole
 from oracle.data.images import Images
 from oracle.data.sources import RawImages
-from oracle.errors import ExperimentError, FolderError, NetworkError
+from oracle.errors import FolderError, NetworkError
 from oracle.execution.executors import Asked, Launch
 from oracle.experiment import Experiment, differences
 from oracle.networks.pretrained import weights_sha256
-from oracle.pruning import find_method, next_masks
+from oracle.runs.decisions import Pair
 from oracle.runs.records import read_experiment
 from oracle.runs.settings import Settings, read_settings
-from oracle.search.strategies import Strategy, named_by
+from oracle.search.strategies import Strategy, first_round, named_by
 from oracle.storage import Folder, expanded
 from oracle.training.backends import Backend, choose_backend, default_device
-from oracle.training.parents import first_parent, fresh_network, parent_network
-from oracle.training.run import check_rewind_step
-from oracle.training.schedules import learning_rates
+from oracle.training.checks import check_trainable
+from oracle.training.parents import first_parent, parent_network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +28,12 @@ class Prepared:
 
     experiment: Experiment  # with absolute paths, and the strategy's name
     strategy: Strategy
+    first_round: tuple[Pair, ...]  # of cycle 0
     raw: RawImages | None  # the data as stored; None for a folder of images
     images: Images  # on this machine's device
-    network: nn.Module
+    network: nn.Module  # of the first seed, dense
     begun: Settings | None  # how the folder's run is computed, if it has begun
-    asked: Asked
+    asked: Asked  # backend
 
     def backend(self, device: str) -> Backend:
         """As the run was begun, as was asked, or the one that suits network and device."""
@@ -45,19 +45,22 @@ class Prepared:
 def prepare(
     experiment: Experiment, launch: Launch, *, folder: Folder | None, strategy: Strategy | None = None
 ) -> Prepared:
-    """Load the data and check experiment and folder, as searching and planning both begin. Raises what they refuse."""
+    """Check folder and experiment and load the data, as searching and planning both begin. Raises what they refuse."""
     experiment, strategy = named_by(pinned(experiment), strategy)
-    raw = read_whole(experiment.data)
-    images = load_images(experiment, default_device(), raw)
-    check_experiment(experiment, images)
     if folder is not None:
         check_folder(folder, experiment)
+    raw = read_whole(experiment.data)
+    images = load_images(experiment, default_device(), raw)
+    seed = experiment.seeds[0]
+    network = parent_network(experiment, seed, images, first_parent(experiment, seed, images))
+    check_trainable(experiment, images, network)
     return Prepared(
         experiment=experiment,
         strategy=strategy,
+        first_round=first_round(strategy),
         raw=raw,
         images=images,
-        network=fresh_network(experiment, images, experiment.seeds[0]),
+        network=network,
         begun=None if folder is None else read_settings(folder),
         asked=launch.backend,
     )
@@ -72,7 +75,7 @@ def pinned(experiment: Experiment) -> Experiment:
     if data.path is not None:
         data = data.model_copy(update={"path": str(expanded(data.path).absolute())})
     if network.weights is not None:
-        path = str(expanded(network.weights).absolute())
+        path = network.weights if "://" in network.weights else str(expanded(network.weights).absolute())
         found = weights_sha256(path)
         if network.weights_sha256 not in {None, found}:
             raise NetworkError(
@@ -81,38 +84,6 @@ def pinned(experiment: Experiment) -> Experiment:
             )
         network = network.model_copy(update={"weights": path, "weights_sha256": found})
     return experiment.model_copy(update={"data": data, "network": network})
-
-
-def check_experiment(experiment: Experiment, images: Images) -> None:
-    """Refuse before training what would fail in it: a network that does not fit the images, schedules, batches,
-    a pruning method that is not known or not for this network."""
-    steps_per_epoch = images.num_train // experiment.training.batch_size
-    check_rewind_step(experiment, steps_per_epoch)
-    epochs = experiment.training.epochs
-    for max_lr in {rate for cycle in range(experiment.pruning.cycles + 1) for rate in experiment.candidates(cycle)}:
-        learning_rates(experiment.schedule, max_lr=max_lr, epochs=epochs, steps_per_epoch=steps_per_epoch)
-    seed, pruning = experiment.seeds[0], experiment.pruning
-    network = parent_network(experiment, seed, images, first_parent(experiment, seed, images))
-    batch = None
-    if find_method(pruning.method).needs_batch:
-        pixels, labels = images.sample(pruning.batch, seed)
-        batch = pixels[:2].cpu(), labels[:2].cpu()  # enough to see that it works
-        _check_batch_of_one("pruning.batch", pruning.batch, network, images)
-    _check_batch_of_one("training.batch_size", experiment.training.batch_size, network, images)
-    next_masks(network, None, method=pruning.method, rate=pruning.rate, batch=batch, prune_output=pruning.prune_output)
-
-
-def _check_batch_of_one(key: str, size: int, network: nn.Module, images: Images) -> None:
-    """A batch norm has nothing to normalise by where it sees one image of one pixel."""
-    if size > 1:
-        return
-    pixels, _ = images.sample(1, 0)
-    try:
-        network.cpu().train()(pixels.cpu())
-    except ValueError as error:
-        raise ExperimentError(
-            f"{key}: found 1, but this network's batch norms need at least 2 images: {error}"
-        ) from None
 
 
 def check_folder(folder: Folder, experiment: Experiment) -> None:

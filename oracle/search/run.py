@@ -18,7 +18,7 @@ from oracle.runs.settings import Settings, read_settings, versions, write_settin
 from oracle.search.chain import Chain
 from oracle.search.packing import fair_pack_size
 from oracle.search.preflight import Prepared, check_folder, check_settings, prepare
-from oracle.search.strategies import Strategy, first_round
+from oracle.search.strategies import Strategy
 from oracle.storage import Folder
 from oracle.training.backends import default_device
 
@@ -81,7 +81,7 @@ def run_oracle(
 @contextlib.contextmanager
 def _told(prepared: Prepared, folder: Folder, tell: Listener) -> Iterator[None]:
     """Tell of the run's start, and of its end however it goes."""
-    experiment, pairs = prepared.experiment, first_round(prepared.strategy)
+    experiment, pairs = prepared.experiment, prepared.first_round
     tell(
         RunStarted(
             name=experiment.name,
@@ -109,8 +109,7 @@ def _settings(prepared: Prepared, trainer: Executor, launch: Launch, folder: Fol
     settings = read_settings(folder)
     if settings is None:
         backend = prepared.backend(trainer.device)
-        pairs = first_round(prepared.strategy)
-        size = launch.pack_size or fair_pack_size(pairs, trainer.slots, backend, trainer.device)
+        size = launch.pack_size or fair_pack_size(prepared.first_round, trainer.slots, backend, trainer.device)
         settings = Settings(backend=backend, device=trainer.device, pack_size=size, threads=1, versions=versions())
         write_settings(folder, settings)
     check_settings(folder, settings, launch, device=trainer.device)

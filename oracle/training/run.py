@@ -18,6 +18,7 @@ from oracle.data.images import Images
 from oracle.errors import ExperimentError
 from oracle.experiment import Experiment
 from oracle.training.backends import Backend, check_backend, choose_backend, default_device, make_trainer
+from oracle.training.checks import check_rewind_step
 from oracle.training.loop import BestSoFar, Trainer, is_complete, train_candidates
 from oracle.training.parents import Parent, first_parent, parent_network
 from oracle.training.schedules import learning_rates
@@ -168,15 +169,6 @@ def run_trainer(
         after_epoch=after_epoch,
         cancelled=cancelled,
     )
-
-
-def check_rewind_step(experiment: Experiment, steps_per_epoch: int) -> None:
-    """Raises ExperimentError where the training ends before the step that survivors go back to."""
-    steps = experiment.training.epochs * steps_per_epoch
-    if experiment.pruning.rewind_step > steps:
-        raise ExperimentError(
-            f"pruning.rewind_step: found {experiment.pruning.rewind_step}, but a training has only {steps} steps"
-        )
 
 
 def trial_rows(
