@@ -21,8 +21,8 @@ def trainings(intervals: Intervals) -> dict[str, float]:
                                            alone, its masks frozen
 
     All are multiplied by the number of seeds, where the table has it. k is the table's last cycle + 1; c is the number of
-    its cycles where that is below k. Source: notes/fitting.md, "Training counts". Liu et al. 2023 ("SILO vs Oracle
-    (Complexity)") state O(nk) for the Oracle, and for SILO O(n^2), which counts the pairs and not their chains.
+    its cycles where that is below k. Source: what each procedure trains. Liu et al. 2023 ("SILO vs Oracle (Complexity)")
+    state O(nk) for the Oracle, and for SILO O(n^2), which counts the pairs and not their chains.
 
     >>> from silo_fit.tables import read_intervals
     >>> counts = trainings(read_intervals("paper:resnet20"))
