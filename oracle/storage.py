@@ -21,7 +21,7 @@ from oracle.errors import FolderError
 
 _FAULTS = (OSError, pa.ArrowException)  # what a local disk and pyarrow.fs raise
 _ABSENT = (FileNotFoundError, NotADirectoryError)
-PARTIAL_SECONDS = 600.0  # no write takes as long: a file that is half written for longer has no writer any more
+PARTIAL_SECONDS = 600.0  # since its last change: a file half written for as long has no writer any more, and is removed
 
 
 def expanded(path: str | Path) -> Path:

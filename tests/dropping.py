@@ -48,7 +48,7 @@ def dropping(experiment: Experiment, **more: Any) -> DropDiverged:
     )
 
 
-SLOW = ("pruning.cycles=1", "training.epochs=150", "seeds=[0, 1]", "grid={spacing: explicit, values: [0.02, 0.1, 50]}")
+SLOW = ("pruning.cycles=1", "training.epochs=80", "seeds=[0, 1]", "grid={spacing: explicit, values: [0.02, 0.1, 50]}")
 
 if __name__ == "__main__":
     slow = load_experiment("digits-mlp", overrides=SLOW)

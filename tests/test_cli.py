@@ -271,6 +271,7 @@ def test_help_shows_an_example(command: str) -> None:
     assert f"Example: oracle {command}" in oracle(command, "--help").stdout
 
 
+@pytest.mark.slow
 def test_the_live_view_draws_on_a_terminal_and_cleans_up(tmp_path: Path) -> None:
     screen, terminal = pty.openpty()
     search = [sys.executable, "-m", "oracle", "search", "digits-mlp", "--executor", "local", "--out", str(tmp_path)]
@@ -299,6 +300,7 @@ def _read(screen: int, process: subprocess.Popen[bytes]) -> str:
     return drawn.decode(errors="replace")
 
 
+@pytest.mark.slow
 def test_without_a_terminal_progress_is_lines(tmp_path: Path) -> None:
     process = start(tmp_path, "--executor", "local", overrides=(*SLOW[:1], "training.epochs=2", *SLOW[2:]))
     printed, _ = process.communicate(timeout=60)

@@ -317,6 +317,7 @@ def cifar10(cifar10_parquet):
     return load_raw(Data(source="cifar10", path=str(cifar10_parquet)))
 
 
+@pytest.mark.slow
 def test_real_cifar10_is_whole(cifar10):
     assert cifar10.train_images.shape == (50_000, 3, 32, 32)
     assert cifar10.test_images.shape == (10_000, 3, 32, 32)
@@ -325,6 +326,7 @@ def test_real_cifar10_is_whole(cifar10):
     assert np.bincount(cifar10.test_labels).tolist() == [1000] * 10
 
 
+@pytest.mark.slow
 def test_real_cifar10_is_normalised_by_its_published_mean_and_deviation(cifar10):
     images = DeviceImages(cifar10, validation=5000, augment="crop-flip", device=CPU)
     # 0.4914, 0.4822, 0.4465 and 0.2470, 0.2435, 0.2616 are of all 50,000; of 45,000 they differ by less than 0.3 levels.

@@ -153,6 +153,7 @@ def test_equal_values_lie_in_one_bin(case):
 
 
 @pytest.mark.parametrize("name", ["resnet8", "densenet22", "mobilenetv2-narrow", "vit-tiny"])
+@pytest.mark.slow
 def test_every_kind_of_network_shows_its_layers(tmp_path, tiny, name):
     experiment = tiny(f"network.name={name}", "pruning.prune_output=false")
     images = load_images(experiment, CPU)

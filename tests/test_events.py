@@ -105,7 +105,7 @@ def test_listeners_are_told_one_event_at_a_time_from_whatever_thread() -> None:
     assert most == 1
 
 
-@pytest.mark.parametrize("executor", ["local", "ray"])
+@pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_every_trial_is_told_with_its_results(tiny: Tiny, tmp_path: Path, executor: str) -> None:
     heard: list[Event] = []
     run_oracle(tiny("pruning.cycles=1"), tmp_path, executor=executor, slots=2, listeners=[heard.append])
@@ -239,7 +239,7 @@ def test_a_search_in_an_object_store_ends_with_the_rows_of_a_local_one(
 # Cancelling
 
 
-@pytest.mark.parametrize("executor", ["local", "ray"])
+@pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_cancelled_search_keeps_what_is_finished_and_goes_on_from_there(
     tiny: Tiny, tmp_path: Path, executor: str
 ) -> None:

@@ -23,6 +23,8 @@ from oracle.storage import Folder
 
 Tiny = Callable[..., Experiment]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:

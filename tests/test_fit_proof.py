@@ -194,6 +194,7 @@ def curve_of(table, name, found, at):
 
 @given(tables(), st.integers(0, 2**31))
 @settings(max_examples=60, deadline=None)
+@pytest.mark.slow
 def test_no_curve_with_as_many_hits_lies_outside_the_ranges(table, seed):
     proof = certify(table, q=Q, beta=BETA)
     limits = determine(table, hits=proof.hits, start=[(proof.q, proof.beta)], q=Q, beta=BETA)
@@ -330,6 +331,7 @@ def test_the_low_end_is_told_finely_where_there_is_no_high_one():
     assert 0.9 * reached < low <= reached  # solve goes through the optima; the range to the intervals' ends
 
 
+@pytest.mark.slow
 def test_many_intervals_without_width_are_fitted():
     """Hundreds of sets of cycles tie: all that may hold the best curve are looked at, and no more."""
     rng = np.random.default_rng(0)

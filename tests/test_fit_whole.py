@@ -97,6 +97,7 @@ def test_planted_curve_is_recovered():
 
 @given(st.permutations(range(len(TABLE))), st.sampled_from([1e-4, 1 / 3, 1.7, math.pi, 1e3, 12345.678]))
 @settings(max_examples=12, deadline=None)
+@pytest.mark.slow
 def test_order_of_rows_and_unit_of_rates_do_not_matter(order, unit):
     other = TABLE.iloc[list(order)].copy()
     other[["lo", "max_lr", "hi"]] *= unit
@@ -232,6 +233,7 @@ def test_a_rise_that_is_not_over_is_said_and_its_height_has_no_upper_bound():
 
 
 @pytest.mark.parametrize("name", ["vgg19", "resnet20"])
+@pytest.mark.slow
 def test_another_seed_ends_at_the_same_curve(name):
     first, *others = (fit(read_intervals(f"paper:{name}"), seed=seed).curve.as_dict() for seed in range(4))
     for other in others:
@@ -299,6 +301,7 @@ def test_check_forgives_a_billionth_of_the_largest_hi_and_no_more():
         assert check(table, curve)[0].inside is inside
 
 
+@pytest.mark.slow
 def test_two_hundred_cycles_are_fitted():
     rng = np.random.default_rng(0)
     best = SiloCurve(eps=0.03, delta=0.07, q=2, beta=4, pruning_rate=0.05)(np.arange(200)) * np.exp(0.05 * rng.normal(size=200))  # fmt: skip  # noqa: E501

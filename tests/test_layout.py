@@ -201,6 +201,7 @@ def test_packages_load_nothing_heavy():
     assert run_python(code) == "[]"
 
 
+@pytest.mark.slow
 def test_the_chain_and_training_need_neither_ray_nor_optuna():
     # None in sys.modules makes any import of that name an ImportError.
     code = "import sys; sys.modules['ray'] = sys.modules['optuna'] = None; import oracle.search.chain, oracle.training"

@@ -39,6 +39,7 @@ def narrow(*overrides):
 
 @pytest.mark.parametrize("backend", ["plain", "pack"])
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow
 def test_every_method_prunes_in_the_chain_as_it_does_alone(tmp_path, method, backend):
     experiment = narrow(f"pruning.method={method}")
     table = run_oracle(experiment, tmp_path, executor="local", backend=backend).to_pylist()

@@ -41,6 +41,7 @@ def small(name, seed=0, num_classes=7):
         ("vit-b-16", 10, (3, 384, 384), 86_098_186, 85_532_160),
     ],
 )
+@pytest.mark.slow
 def test_network_has_the_published_size(name, num_classes, input_shape, total, prunable_total):
     network = build_network(name, num_classes=num_classes, input_shape=input_shape)
     parameters = dict(network.named_parameters())
@@ -103,6 +104,7 @@ def test_network_maps_images_to_finite_logits(name, dtype):
 
 
 @pytest.mark.parametrize("name", SMALL)
+@pytest.mark.slow
 def test_batched_networks_equal_single_ones(name):
     networks = [small(name, seed).double() for seed in range(3)]
     images = torch.randn(5, *SMALL[name], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -196,6 +198,7 @@ def torchvision_checkpoint(path, model):
     return state
 
 
+@pytest.mark.slow
 def test_torchvision_checkpoint_of_resnet50_fits(tmp_path):
     state = torchvision_checkpoint(tmp_path / "a.pth", torchvision.models.resnet50())
     old = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
@@ -218,6 +221,7 @@ def test_head_of_another_number_of_classes_is_replaced_and_said(tmp_path):
     assert torch.equal(converted["features.0.0.weight"], state["features.0.0.weight"])
 
 
+@pytest.mark.slow
 def test_vit_position_embeddings_are_interpolated_and_said(tmp_path):
     with torch.device("meta"):
         model = torchvision.models.vit_b_16()
@@ -369,6 +373,7 @@ def test_tensors_that_share_memory_are_converted(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(1, 6, 192), (6,)])
+@pytest.mark.slow
 def test_position_embeddings_of_no_square_are_refused(tmp_path, shape):
     state = build_network("vit-b-16", num_classes=10, input_shape=(3, 32, 32)).state_dict()
     width = state["encoder.pos_embedding"].shape[2]

@@ -59,6 +59,7 @@ def test_every_table_of_the_paper_has_its_preset_and_a_small_one():
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_network_and_method_of_a_preset_fit(name):
     it = load_experiment(name)
     left = pruned_once(

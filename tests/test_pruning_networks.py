@@ -43,6 +43,7 @@ def expected_kept(network, masks, method):
 
 
 @pytest.mark.parametrize(("name", "method"), CASES)
+@pytest.mark.slow
 def test_two_cycles(name, method):
     generator = torch.Generator().manual_seed(0)
     network = build_network(name, num_classes=4, input_shape=SHAPES[name], generator=generator)
@@ -68,6 +69,7 @@ def test_two_cycles(name, method):
         assert network(images).isfinite().all()
 
 
+@pytest.mark.slow
 def test_full_size_network_is_pruned_exactly():
     network = build_network("vgg19", num_classes=10, input_shape=(3, 32, 32))
     masks = None

@@ -40,6 +40,8 @@ from oracle.runs.settings import Settings
 from oracle.search.run import run_oracle
 from oracle.storage import Folder
 
+pytestmark = pytest.mark.slow
+
 TWO_SLOTS = ("--slots", "2", "--pack-size", "3")
 
 

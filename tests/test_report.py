@@ -71,6 +71,7 @@ def browse(url, folder, *flags):
     return run.stdout, [line for line in run.stderr.splitlines() if "CONSOLE" in line]
 
 
+@pytest.mark.slow
 def test_report_opens_without_errors_and_draws_both_plots(page, tmp_path):
     document, console = browse(f"file://{page}", tmp_path, "--dump-dom")
     assert console == []
@@ -79,12 +80,14 @@ def test_report_opens_without_errors_and_draws_both_plots(page, tmp_path):
         assert "main-svg" in plot, name
 
 
+@pytest.mark.slow
 def test_an_error_on_the_page_would_be_noticed(page, tmp_path):
     broken = tmp_path / "broken.html"
     broken.write_text(page.read_text().replace("\ndraw();", "\ndraw(); nothing.here();"))
     assert browse(f"file://{broken}", tmp_path, "--dump-dom")[1] != []
 
 
+@pytest.mark.slow
 def test_page_is_no_wider_than_a_phone(page, tmp_path):
     """Browsers open no window as narrow as a phone, so the page is put in a frame of 390 points."""
     frame = tmp_path / "frame.html"

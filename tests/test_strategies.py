@@ -230,9 +230,18 @@ def test_more_seeds_decide_anew_and_more_cycles_do_not(
 # Strategies of one's own
 
 
+@pytest.fixture(scope="module")
+def peace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a strategy of one's own that nobody disturbs."""
+    out, experiment = tmp_path_factory.mktemp("peace"), load_experiment("digits-mlp", overrides=SLOW)
+    run_oracle(experiment, out, executor="local", strategy=dropping(experiment))
+    return out
+
+
 @pytest.mark.parametrize("executor", ["local", "ray"])
+@pytest.mark.slow
 def test_a_search_with_a_strategy_of_ones_own_killed_in_mid_round_ends_as_in_peace(
-    tmp_path: Path, executor: str
+    tmp_path: Path, executor: str, peace: Path
 ) -> None:
     command = [sys.executable, str(Path(__file__).with_name("dropping.py"))]
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
@@ -249,12 +258,10 @@ def test_a_search_with_a_strategy_of_ones_own_killed_in_mid_round_ends_as_in_pea
     assert done == {(0, 0, 0.02), (0, 0, 0.1), (0, 0, 50.0)}
     subprocess.run([*command, str(tmp_path / "killed"), executor], env=env, check=True, timeout=240)
     assert not done & started_since(tmp_path / "killed", moment), "a finished trial was trained again"
-    experiment = load_experiment("digits-mlp", overrides=SLOW)
-    peace = run_oracle(experiment, tmp_path / "peace", executor="local", strategy=dropping(experiment))
-    assert timeless(read_oracle(tmp_path / "killed")) == timeless(peace)
-    assert timeless(read_trials(tmp_path / "killed")) == timeless(read_trials(tmp_path / "peace"))
+    assert timeless(read_oracle(tmp_path / "killed")) == timeless(read_oracle(peace))
+    assert timeless(read_trials(tmp_path / "killed")) == timeless(read_trials(peace))
     assert (50.0, 1) not in pairs_of(read_trials(tmp_path / "killed"))
-    assert peace["num_incomplete"].to_pylist() == [1, 1]
+    assert read_oracle(peace)["num_incomplete"].to_pylist() == [1, 1]
     assert any(it["from_epoch"] > 0 for it in attempts(Folder(tmp_path / "killed"))), (
         "no pack went on from a checkpoint"
     )

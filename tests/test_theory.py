@@ -94,6 +94,7 @@ def test_what_lies_outside_the_domain_is_refused_by_name(name, value):
 
 
 @pytest.mark.parametrize("k", [0, 3, 8])
+@pytest.mark.slow
 def test_theorem_1_holds_for_a_wide_layer_drawn_at_random(k):
     """20,000 neurons in place of infinitely many; 2,000 inputs. The bound's factor of 2 to spare shows."""
     rng, (neurons, inputs, d) = np.random.default_rng(k), (20_000, 2_000, 40)

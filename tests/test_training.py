@@ -71,6 +71,7 @@ def peaks_for(optimizer, rates=RATES):
 @pytest.mark.parametrize("clip", ["training.clip_norm=", "training.clip_norm=0.5"], ids=["free", "clipped"])
 @pytest.mark.parametrize("optimizer", SETTINGS)
 @pytest.mark.parametrize(("network", "steps", "batch_size"), [("mlp-64x2", 12, 64), ("resnet8", 5, 16)])
+@pytest.mark.slow
 def test_batched_candidate_equals_solo_run(tiny, network, steps, batch_size, optimizer, clip):
     experiment = tiny(
         f"network.name={network}",
@@ -193,6 +194,7 @@ def test_stacked_updates_equal_torch_optim(name):
 )
 @pytest.mark.parametrize("optimizer", SETTINGS)
 @pytest.mark.parametrize("backend", ["plain", "pack"])
+@pytest.mark.slow
 def test_pruned_weights_are_exactly_zero_after_every_step(tiny, backend, optimizer, network, method):
     experiment = tiny(f"network.name={network}", f"optimizer={SETTINGS[optimizer]}", "training.batch_size=32")
     images = load_images(experiment, CPU)
@@ -671,6 +673,7 @@ def test_seeds_differ_in_their_starts_and_in_their_batches(tiny):
 
 @pytest.mark.parametrize("backend", ["plain", "pack"])
 @pytest.mark.parametrize("precision", ["fp32", "fp64", "bf16"])
+@pytest.mark.slow
 def test_every_precision_trains(tiny, precision, backend):
     experiment = tiny(f"training.precision={precision}", "seeds=[0]")
     [row], states = train(experiment, cycle=0, candidates=[0.1], backend=backend)

@@ -46,8 +46,10 @@ LOST_WORKERS = 5  # times that one pack's worker may be lost before the search g
 REPORT_SECONDS = 1.0  # between two signs of life of a pack
 LONG_PACK_SECONDS = 30.0  # from here on a pack is a Tune trial of its own; shorter ones are dealt out, a share a slot
 NODE_SECONDS = 60.0  # for every node to prove that it can write
-SETTINGS = b"\x04"  # the type of the frame that opens an HTTP/2 connection (RFC 9113, 3.4), which Ray's gRPC runs on
-HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + SETTINGS + b"\0\0\0\0\0"
+HTTP2_SETTINGS = (
+    b"\x04"  # the type of the frame that opens an HTTP/2 connection (RFC 9113, 3.4), which Ray's gRPC runs on
+)
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + HTTP2_SETTINGS + b"\0\0\0\0\0"
 AUTHENTICATION = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
 RAYS_OWN = ("RAY_", "TUNE_", "KMP_", "PYTHONBREAKPOINT")
 QUIET = {
@@ -373,7 +375,7 @@ def _check_listens(address: str) -> None:
         raise ClusterError(
             f"no Ray cluster answers at {address} ({error}); `ray status --address {address}` on the head node shows it"
         ) from None
-    if answer[3:4] != SETTINGS and os.environ.get("RAY_USE_TLS", "0") == "0":
+    if answer[3:4] != HTTP2_SETTINGS and os.environ.get("RAY_USE_TLS", "0") == "0":
         raise ClusterError(
             f"what answers at {address} is no Ray head; a head listens at the port that `ray start --head` printed, "
             "most often 6379 (8265 is the dashboard's)"

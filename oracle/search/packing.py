@@ -1,17 +1,14 @@
 """How many candidates a pack should have."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from oracle.runs.decisions import Pair
 from oracle.training.backends import Backend
 
 GPU_PACK = 16  # candidates a pack at most: more are thought to saturate a GPU, and memory grows with each
-PACK_OVERHEAD = {
-    "pack": 2.0,
-    "plain": 0.25,
-}  # what a pack pays anew, in trainings: its start; kernels that cost as much
-# for one candidate as for two
+# What a pack costs beside its candidates, in trainings of one: its start, and kernels that cost as much for one as for two.
+PACK_OVERHEAD: Mapping[Backend, float] = {"pack": 2.0, "plain": 0.25}
 
 
 def fair_pack_size(pairs: Sequence[Pair], slots: int, backend: Backend, device: str = "cpu") -> int:
