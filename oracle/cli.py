@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from oracle.errors import BudgetError, Error, FolderError
-from oracle.execution.executors import EXECUTORS, Asked
+from oracle.execution.executors import EXECUTORS, BackendChoice
 from oracle.experiment import Experiment, load_experiment, preset_names
 
 if TYPE_CHECKING:
@@ -34,17 +34,17 @@ def _not_empty(value: str | None) -> str | None:
 
 
 Preset = Annotated[str, typer.Argument(metavar="PRESET_OR_YAML", help="A shipped preset, or a file ending in .yaml.")]
-Folder = Annotated[str, typer.Argument(metavar="DIR", help="A run's folder.", callback=_not_empty)]
+RunFolder = Annotated[str, typer.Argument(metavar="DIR", help="A run's folder.", callback=_not_empty)]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the experiment.")
 ]
 DataPath = Annotated[
     str | None, typer.Option("--data", metavar="DIR", help="Where the images lie (data.path).", callback=_not_empty)
 ]
-Executor = Annotated[str, typer.Option(metavar=f"<{'|'.join(EXECUTORS)}>", help="Ray Tune, or this process alone.")]
+ExecutorFlag = Annotated[str, typer.Option(metavar=f"<{'|'.join(EXECUTORS)}>", help="Ray Tune, or this process alone.")]
 Address = Annotated[str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster: local, auto or HOST:PORT.")]
 Slots = Annotated[int | None, typer.Option(min=1, help="Packs trained at a time; all that fit by default.")]
-Backend = Annotated[Asked, typer.Option(help="Candidates in packs, or one by one in plain PyTorch.")]
+BackendFlag = Annotated[BackendChoice, typer.Option(help="Candidates in packs, or one by one in plain PyTorch.")]
 PackSize = Annotated[int | None, typer.Option(min=1, help="Candidates in a pack, at most.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON on standard output.")]
 MaxHours = Annotated[float | None, typer.Option(min=0, help="Refuse to start above this many hours.")]
@@ -57,12 +57,12 @@ def search(
     out: Annotated[
         str | None, typer.Option(help="The run's folder: local, s3:// or gs://. [runs/NAME]", callback=_not_empty)
     ] = None,
-    executor: Executor = "ray",
+    executor: ExecutorFlag = "ray",
     address: Address = None,
     set_: Set = None,
     data: DataPath = None,
     slots: Slots = None,
-    backend: Backend = "auto",
+    backend: BackendFlag = "auto",
     pack_size: PackSize = None,
     carry: Annotated[
         Literal["keep", "retrain"],
@@ -115,12 +115,12 @@ def plan_(
             help="A run's folder: what it holds already takes no more time.", show_default=False, callback=_not_empty
         ),
     ] = None,
-    executor: Executor = "ray",
+    executor: ExecutorFlag = "ray",
     address: Address = None,
     set_: Set = None,
     data: DataPath = None,
     slots: Slots = None,
-    backend: Backend = "auto",
+    backend: BackendFlag = "auto",
     pack_size: PackSize = None,
     max_hours: MaxHours = None,
     as_json: AsJson = False,
@@ -156,7 +156,7 @@ def plan_(
 
 
 @app.command(epilog="Example: oracle show runs/digits-mlp --json")
-def show(out: Folder, as_json: AsJson = False) -> None:
+def show(out: RunFolder, as_json: AsJson = False) -> None:
     """Print a run's table and draw its picture."""
     _show(out, as_json, [])
 
@@ -222,10 +222,11 @@ def run(command: Callable[..., Any]) -> None:
 
 
 def _address(context: typer.Context, address: str | None, executor: str) -> str | None:
-    """Without the environment's RAY_ADDRESS where no Ray is used; one on the command line is refused there."""
+    """Without the environment's RAY_ADDRESS where no cluster is joined; one on the command line is refused there."""
     given = context.get_parameter_source("address")
     from_environment = given is not None and given.name == "ENVIRONMENT"
-    return None if executor == "local" and from_environment else address
+    kind = EXECUTORS.get(executor)
+    return None if kind is not None and not kind.joins_clusters and from_environment else address
 
 
 def _experiment(preset: str, set_: list[str] | None, data: str | None) -> Experiment:
@@ -240,7 +241,7 @@ def _plan(
     executor: str,
     address: str | None,
     slots: int | None,
-    backend: Asked,
+    backend: BackendChoice,
     pack_size: int | None,
     out: str | None,
 ) -> "Plan":

@@ -140,12 +140,15 @@ def to_plain(event: Event) -> dict[str, Any]:
 def from_plain(fields: Mapping[str, Any]) -> Event | None:
     """What `to_plain` gave, after JSON too; None for a kind, or fields, that this version does not know."""
     kind = KINDS.get(str(fields.get("event")))
-    if kind is None or {field.name for field in dataclasses.fields(kind)} - set(fields):
+    if kind is None:
         return None
-    known = {field.name: fields[field.name] for field in dataclasses.fields(kind)}
-    if kind is CycleStarted:
-        known["done"] = tuple(TrialFinished.of(row) for row in known["done"])
-    event: Event = kind(**known)
+    known = {field.name: fields[field.name] for field in dataclasses.fields(kind) if field.name in fields}
+    try:
+        if kind is CycleStarted:
+            known["done"] = tuple(TrialFinished.of(row) for row in known["done"])
+        event: Event = kind(**known)
+    except (TypeError, KeyError):  # a field without a default is missing, or is something else
+        return None
     return event
 
 

@@ -124,20 +124,23 @@ class Folder:
         except _FAULTS as error:
             raise FolderError(_explain(error, self / name, len(content))) from error
 
-    def append(self, name: str, content: bytes) -> None:
-        """Add to the end of a file, which is made if it is not there. Local folders alone: object stores cannot.
+    def append_line(self, name: str, line: bytes) -> None:
+        """Add a line to a file, which is made if it is not there. Local folders alone: object stores cannot.
 
-        What a full disk or a killed process leaves may end in the middle of `content`.
+        A full disk or a killed process may leave a part of the line; the next one begins anew all the same.
         """
         if self._remote is not None:
             raise FolderError(f"{self / name}: nothing can be appended to a file in an object store")
         path = Path(self._path(name))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "ab") as file:
-                file.write(content)
+            with open(path, "ab+") as file:
+                if file.tell():  # not empty
+                    file.seek(-1, os.SEEK_END)
+                    line = line if file.read(1) == b"\n" else b"\n" + line
+                file.write(line + b"\n")
         except OSError as error:
-            raise FolderError(_explain(error, self / name, len(content))) from error
+            raise FolderError(_explain(error, self / name, len(line))) from error
 
     def write_if_changed(self, name: str, content: bytes) -> None:
         """As `write`, but a file that holds these bytes already is left alone."""

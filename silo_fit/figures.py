@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from oracle.runs.summaries import clip_of_gaps, mean_accuracies
+from oracle.runs.summaries import best_accuracies, clip_of_gaps, mean_accuracies
 from silo_fit.result import Fit
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def heat_map(fit: Fit, trials: "pyarrow.Table") -> go.Figure | None:
     for (cycle, rate), mean in accuracies.items():
         means[rates.index(rate), cycles.index(cycle)] = mean
     failed = [(cycle, rate) for (cycle, rate), mean in accuracies.items() if math.isnan(mean)]
-    best = np.nanmax(np.where(np.isnan(means), -np.inf, means), axis=0)
-    gaps = best - means
+    best = best_accuracies(trials)
+    gaps = np.array([best[cycle] for cycle in cycles]) - means
     clip = clip_of_gaps(_tolerance(fit))
     figure = go.Figure(
         go.Heatmap(

@@ -1,5 +1,6 @@
 """The chain on the local executor: parents, packs, growth of the grid, going on with more."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from faults import timeless
 from folders import trained, winner_name, winner_of
 from listeners import noting
 
@@ -30,11 +32,6 @@ from oracle.storage import Folder
 from oracle.training.parents import Winner, first_parent, next_parent
 
 Tiny = Callable[..., Experiment]
-
-
-def timeless(table: pa.Table) -> list[dict[str, Any]]:
-    """Rows without the times, which are never the same twice."""
-    return [row | {"seconds": None} for row in table.to_pylist()]
 
 
 def test_every_trial_is_trained_once_and_has_a_row(tiny: Tiny, tmp_path: Path) -> None:
@@ -273,7 +270,8 @@ def test_a_run_that_began_meanwhile_is_not_taken_over(
         begun.append(run_oracle(tiny("training.epochs=2"), tmp_path, executor="local"))
         return LocalExecutor(images, slots=1, backend="pack")
 
-    monkeypatch.setitem(executors.EXECUTORS, "local", slow)  # type: ignore[arg-type]
+    kind = dataclasses.replace(executors.EXECUTORS["local"], make=slow)
+    monkeypatch.setitem(executors.EXECUTORS, "local", kind)  # type: ignore[arg-type]
     with pytest.raises(FolderError, match=r"training\.epochs"):
         run_oracle(tiny(), tmp_path, executor="local")
     assert read_oracle(tmp_path).equals(begun[0])

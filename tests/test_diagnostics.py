@@ -13,14 +13,14 @@ from torch import nn
 from oracle.analysis.diagnostics import BATCH, DIAGNOSTICS, diagnose, read_diagnostics
 from oracle.data import load_images
 from oracle.errors import FolderError
-from oracle.runs.cycle import CycleStore, lineage
+from oracle.runs.cycle import lineage
 from oracle.runs.records import read_trials
 from oracle.search.run import run_oracle
 from oracle.storage import Folder
 from oracle.training.parents import Winner, first_parent, fresh_network, next_parent, parent_network
 
 CPU = torch.device("cpu")
-AFTER = CycleStore(folder=Folder("unused"), cycle=1, lineage=lineage([0.1]))
+AFTER = lineage([0.1])
 NET = ("1.weight", "3.weight", "5.weight")  # of mlp-64x2
 
 
@@ -42,7 +42,7 @@ def case(tiny):
 
 def rows_of(case, max_lr=0.3):
     experiment, images, parent, winner = case
-    table = diagnose(experiment, images, AFTER, seed=0, max_lr=max_lr, parent=parent, winner=winner)
+    table = diagnose(experiment, images, cycle=1, seed=0, max_lr=max_lr, parent=parent, winner=winner, after=AFTER)
     assert table.schema.equals(DIAGNOSTICS)
     return {(row["quantity"], row["layer"]): row for row in table.to_pylist()}
 
@@ -162,7 +162,7 @@ def test_every_kind_of_network_shows_its_layers(tmp_path, tiny, name):
     parent = first_parent(experiment, 0, images)
     winner = Winner(state=parent.state, masks=parent.masks, rewind=None)
     before = fresh_network(experiment, images, 0).state_dict()
-    table = diagnose(experiment, images, AFTER, seed=0, max_lr=0.1, parent=parent, winner=winner)
+    table = diagnose(experiment, images, cycle=0, seed=0, max_lr=0.1, parent=parent, winner=winner, after=AFTER)
     rows = {(row["quantity"], row["layer"]): row for row in table.to_pylist()}
     assert {layer for quantity, layer in rows if quantity == "weight_gradient"} == {*parent.masks, "all"}
     hidden = [layer for quantity, layer in rows if quantity == "hidden"]

@@ -1,5 +1,7 @@
 """Events: told to every listener, kept in the run's folder, and never the end of a search."""
 
+import dataclasses
+import io
 import json
 import threading
 from collections.abc import Callable
@@ -10,6 +12,7 @@ import pytest
 from bucket import bucket_at_s3
 from faults import timeless
 from folders import trained
+from rich.console import Console
 
 from oracle.chain import run_oracle
 from oracle.errors import CancelledError, FolderError
@@ -29,13 +32,19 @@ from oracle.events import (
     from_plain,
     to_plain,
 )
+from oracle.execution.executors import EXECUTORS
+from oracle.execution.local import LocalExecutor
 from oracle.experiment import Experiment
 from oracle.records import read_oracle, read_trials
 from oracle.runs.event_log import EventLog, read_events
+from oracle.runs.records import attempts
 from oracle.storage import Folder
+from oracle.view.terminal import LiveView
 
 Tiny = Callable[..., Experiment]
 
+# A newcomer among them is tested on arrival.
+EVERY_EXECUTOR = [name if name == "local" else pytest.param(name, marks=pytest.mark.slow) for name in EXECUTORS]
 TRIAL = TrialFinished(
     cycle=1, seed=2, max_lr=0.1, outcome="finished", weights_remaining=0.8, val_accuracy=0.9, val_loss=0.3,
     test_accuracy=0.8, best_epoch=4, seconds=1.5,
@@ -61,7 +70,18 @@ def test_an_event_is_read_back_from_json(event: Event) -> None:
     assert from_plain(json.loads(json.dumps(to_plain(event)))) == event
 
 
-@pytest.mark.parametrize("fields", [{}, {"event": "Party"}, {"event": "Notice"}, {"event": ["Notice"]}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"event": "Party"},
+        {"event": "Notice"},
+        {"event": ["Notice"]},
+        {"event": "CycleStarted", "cycle": 1},
+        {"event": "CycleStarted", "cycle": 1, "done": [{"seed": 3}]},
+        {"event": "CycleStarted", "cycle": 1, "done": 3},
+    ],
+)
 def test_an_event_of_a_later_version_is_none(fields: dict[str, Any]) -> None:
     assert from_plain(fields) is None
 
@@ -105,7 +125,7 @@ def test_listeners_are_told_one_event_at_a_time_from_whatever_thread() -> None:
     assert most == 1
 
 
-@pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("executor", EVERY_EXECUTOR)
 def test_every_trial_is_told_with_its_results(tiny: Tiny, tmp_path: Path, executor: str) -> None:
     heard: list[Event] = []
     run_oracle(tiny("pruning.cycles=1"), tmp_path, executor=executor, slots=2, listeners=[heard.append])
@@ -183,14 +203,14 @@ def test_after_a_failed_write_the_record_goes_on_with_a_line_of_its_own(
     """A disk that is full in the middle of a line, and has room again later."""
     folder, log = Folder(tmp_path), EventLog(Folder(tmp_path))
     log(EXAMPLES[0])
-    append = Folder.append
 
-    def half(self: Folder, name: str, content: bytes) -> None:
-        append(self, name, content[: len(content) // 2])
+    def half(self: Folder, name: str, line: bytes) -> None:
+        with open(tmp_path / name, "ab") as file:
+            file.write(line[: len(line) // 2])
         raise FolderError("the disk is full")
 
     with monkeypatch.context() as full:
-        full.setattr(Folder, "append", half)
+        full.setattr(Folder, "append_line", half)
         with pytest.raises(FolderError, match="full"):
             log(EXAMPLES[2])
     log(EXAMPLES[3])
@@ -236,10 +256,26 @@ def test_a_search_in_an_object_store_ends_with_the_rows_of_a_local_one(
     assert sum("/events/" in name for name in bucket.objects) == 1
 
 
+def test_of_a_winner_trained_again_the_terminal_shows_the_accuracies_of_its_own_cycle() -> None:
+    screen = io.StringIO()
+    view = LiveView(Console(file=screen, force_terminal=True, width=100))
+    view(RunStarted(name="a", experiment="0f", folder="runs/a", cycles=3, candidates=2, seeds=1, trials=2))
+    view(CycleStarted(cycle=2, done=()))
+    view(TrainingStarted(cycle=1, packs=1, trials=1))
+    view(dataclasses.replace(TRIAL, cycle=1, max_lr=0.7))
+    view(TrainingStarted(cycle=2, packs=1, trials=1))
+    view(dataclasses.replace(TRIAL, cycle=2, max_lr=0.3))
+    shown = io.StringIO()
+    Console(file=shown, width=100).print(view._draw())
+    view(RunEnded(outcome="finished"))
+    assert "0.3 90.0" in shown.getvalue()
+    assert "0.7 " not in shown.getvalue()
+
+
 # Cancelling
 
 
-@pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("executor", EVERY_EXECUTOR)
 def test_a_cancelled_search_keeps_what_is_finished_and_goes_on_from_there(
     tiny: Tiny, tmp_path: Path, executor: str
 ) -> None:
@@ -262,6 +298,50 @@ def test_a_cancelled_search_keeps_what_is_finished_and_goes_on_from_there(
     whole = run_oracle(long, tmp_path / "b", executor="local", pack_size=1)
     assert timeless(table) == timeless(whole)
     assert trained(tmp_path / "a").count((0, 0, 0.02)) == 1
+
+
+def test_a_cancelled_training_goes_on_from_the_epoch_it_was_in(tiny: Tiny, tmp_path: Path) -> None:
+    """No checkpoint is due for a minute: the one that is there was written because of the token."""
+    long = tiny("pruning.cycles=0", "training.epochs=30", "seeds=[0]")
+    token = CancelToken()
+
+    def cancel(event: Event) -> None:
+        if isinstance(event, PackProgress) and event.done > 0.3:
+            token.cancel()
+
+    with pytest.raises(CancelledError):
+        run_oracle(long, tmp_path, executor="local", listeners=[cancel], cancel=token)
+    assert read_trials(tmp_path).num_rows == 0
+    run_oracle(long, tmp_path, executor="local")
+    assert sorted(start["from_epoch"] > 5 for start in attempts(Folder(tmp_path))) == [False, True]
+
+
+def test_the_folder_is_locked_until_the_workers_have_ended(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = []
+
+    def close(self: LocalExecutor) -> None:
+        with pytest.raises(FolderError, match="another search is at work"), Folder(tmp_path).lock():
+            pass
+        refused.append(True)
+
+    monkeypatch.setattr(LocalExecutor, "close", close)
+    run_oracle(tiny("pruning.cycles=0"), tmp_path, executor="local")
+    assert refused
+
+
+def test_an_interrupt_at_the_very_start_is_told_as_an_end_too(tiny: Tiny, tmp_path: Path) -> None:
+    heard: list[Event] = []
+
+    def interrupt(event: Event) -> None:
+        heard.append(event)
+        if isinstance(event, RunStarted):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_oracle(tiny(), tmp_path, executor="local", listeners=[interrupt])
+    assert heard[-1] == RunEnded(outcome="stopped")
 
 
 def test_a_token_cancelled_before_the_start_trains_nothing(tiny: Tiny, tmp_path: Path) -> None:

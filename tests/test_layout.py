@@ -25,13 +25,7 @@ FLOORS = [
     {"analysis"},
     {"search"},
     {"view"},
-    {
-        "chain",
-        "diagnostics",
-        "intervals",
-        "records",
-        "theory",
-    },  # doors: a few lines each, for those who import from outside
+    {"chain", "diagnostics", "intervals", "records", "theory"},  # doors: a few lines, for those who import from outside
     {"cli", "__main__"},
 ]
 
@@ -161,9 +155,8 @@ def test_files_are_opened_in_one_place():
         }
         for module, tree in TREES.items()
     }
-    assert {module for module, names in called.items() if names & OPENING} - OPENERS == {
-        "oracle.view.plots"
-    }  # to memory
+    to_memory = {"oracle.view.plots"}
+    assert {module for module, names in called.items() if names & OPENING} - OPENERS == to_memory
 
 
 def test_ray_is_imported_in_its_one_place():

@@ -4,10 +4,12 @@ data/run-of-0.1.0.tar.xz was made by that version: digits-mlp, three cycles, thr
 when the first of two packs of cycle 2 was committed. It has no decisions and no record of events.
 """
 
+import json
 import tarfile
 from pathlib import Path
 
 import pytest
+import torch
 from faults import timeless
 from folders import trained
 
@@ -58,6 +60,25 @@ def test_it_goes_on_and_trains_what_is_missing_alone(old: Path) -> None:
         f"cycle=00{cycle}.json" for cycle in range(3)
     ]
     assert not (old / "weights" / "cycle=002").exists()
+
+
+def test_the_same_search_still_gives_its_bits(old: Path, tmp_path: Path) -> None:
+    """What moves a number must say so in CHANGELOG, and make the archive anew."""
+    made_with = json.loads((Path(__file__).parent / "data" / "run-of-0.1.0.json").read_text())
+    here = {"cpu": _cpu(), "torch": torch.__version__, "threads": 1}
+    if here != made_with:
+        pytest.skip(f"bits are those of one type of CPU and version: the archive's {made_with}, here {here}")
+    run_oracle(EXPERIMENT, tmp_path / "new", executor="local", backend="pack", pack_size=2)
+    kept, new = timeless(read_trials(old)), timeless(read_trials(tmp_path / "new"))
+    assert kept == [row for row in new if (row["cycle"], row["max_lr"]) in {(it["cycle"], it["max_lr"]) for it in kept}]
+    assert timeless(read_oracle(old)) == timeless(read_oracle(tmp_path / "new"))[:2]
+    for name in ("winners/cycle=000/seed=0.safetensors", "winners/cycle=001/seed=0.safetensors"):
+        assert (old / name).read_bytes() == (tmp_path / "new" / name).read_bytes()
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def test_a_plan_counts_what_it_did(old: Path) -> None:

@@ -30,11 +30,12 @@ from faults import (
 )
 
 from oracle.errors import ClusterError, FolderError, TrialError
-from oracle.events import CancelToken
+from oracle.events import CancelToken, TrialFinished
 from oracle.execution.jobs import Job, Pack
 from oracle.execution.ray_tune import RayExecutor
 from oracle.experiment import load_experiment
 from oracle.runs.cycle import CycleStore
+from oracle.runs.event_log import read_events
 from oracle.runs.records import attempts, read_oracle, read_trials
 from oracle.runs.settings import Settings
 from oracle.search.run import run_oracle
@@ -92,6 +93,8 @@ def test_worker_killed_twice_in_mid_pack_ends_with_the_same_bits(tmp_path: Path,
     assert len(set(killed)) == 2
     assert timeless(read_oracle(tmp_path)) == timeless(read_oracle(undisturbed))
     assert timeless(read_trials(tmp_path)) == timeless(read_trials(undisturbed))
+    told = [event for _, event in read_events(Folder(tmp_path)) if isinstance(event, TrialFinished)]
+    assert len({(it.cycle, it.seed, it.max_lr) for it in told}) == read_trials(tmp_path).num_rows
     resumed = [attempt for attempt in attempts(Folder(tmp_path)) if attempt["from_epoch"] > 0]
     assert {attempt["pid"] for attempt in resumed}, "no worker went on from a checkpoint"
 

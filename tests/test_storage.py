@@ -269,20 +269,23 @@ def test_a_path_with_a_nul_is_refused():
         Folder("a\0b")
 
 
-def test_what_is_appended_comes_after_what_was_there(tmp_path):
+def test_a_line_comes_after_those_that_were_there_and_never_beside_a_torn_one(tmp_path):
     folder = Folder(tmp_path / "run")
-    folder.append("log", b"one")
-    folder.append("log", b"two")
-    assert folder.read("log") == b"onetwo"
+    folder.append_line("log", b"one")
+    folder.append_line("log", b"two")
+    assert folder.read("log") == b"one\ntwo\n"
+    folder.write("log", b"one\ntw")
+    folder.append_line("log", b"three")
+    assert folder.read("log") == b"one\ntw\nthree\n"
     remote = Folder("mock:///bucket/run")
     with pytest.raises(FolderError, match="nothing can be appended"):
-        remote.append("log", b"one")
+        remote.append_line("log", b"one")
 
 
 def test_nothing_can_be_appended_where_a_folder_lies(tmp_path):
     (tmp_path / "log").mkdir()
     with pytest.raises(FolderError, match="log: cannot be written"):
-        Folder(tmp_path).append("log", b"one")
+        Folder(tmp_path).append_line("log", b"one")
 
 
 def test_single_files_are_read_and_written_by_their_address(tmp_path, monkeypatch):

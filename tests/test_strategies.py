@@ -2,32 +2,37 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from conftest import TINY
 from dropping import SLOW, DropDiverged, dropping
 from faults import kill, rows_there, started_since, timeless, until
 from folders import store_of, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from listeners import noting
 
 from oracle.chain import run_oracle
 from oracle.errors import ExperimentError, FolderError
-from oracle.events import Event, TrainingStarted
+from oracle.events import CycleStarted, Event, TrainingStarted
+from oracle.execution.executors import EXECUTORS
 from oracle.experiment import Experiment, load_experiment
 from oracle.records import read_oracle, read_trials
 from oracle.runs.cycle import pairs_of
 from oracle.runs.decisions import Decision, Pair
 from oracle.runs.records import attempts
 from oracle.runs.tables import TRIALS
-from oracle.search.standing import standing
+from oracle.search.estimate import plan
+from oracle.search.progress import cycle_progress
 from oracle.search.strategies import (
     STRATEGIES,
     FixedPeaks,
@@ -130,7 +135,9 @@ def test_a_strategy_is_shown_complete_rounds_alone() -> None:
 
     watched = Watched(candidates=(0.1, 0.5, 3.0), seeds=SEEDS, tolerance=0.005)
     trials = rows_of([*first, *second[::2]], 0, 0.5)
-    now = standing(watched, 0, Decision(basis={}), seeds=SEEDS, earlier=TRIALS.empty_table(), trials=trials)
+    now = cycle_progress(
+        watched, 0, Decision(basis={"seeds": list(SEEDS)}), seeds=SEEDS, earlier=TRIALS.empty_table(), trials=trials
+    )
     assert shown == [set(), set(first)]
     assert now.lacking == tuple(second[1::2])
     assert now.row is None
@@ -196,17 +203,83 @@ def test_a_round_under_way_is_finished_as_it_was_begun(
     assert len(trained(tmp_path)) == len(decided)
 
 
-@pytest.mark.parametrize(
-    "damage", ["deleted", b"", b"{", b"[]", b'{"rounds": 3}', b'{"basis": {}, "rounds": [], "row": {}}']
-)
-def test_a_decision_that_is_lost_is_made_anew_from_the_trials(tiny: Tiny, tmp_path: Path, damage: Any) -> None:
-    table = run_oracle(tiny(), tmp_path, executor="local")
-    path, starts = tmp_path / "decisions/cycle=001.json", trained(tmp_path)
+def damaged(content: bytes) -> dict[str, bytes]:
+    """Ways in which a decision can be none, or one that nobody made."""
+    fields = json.loads(content)
+    row = fields["row"]
+
+    def with_row(**more: Any) -> bytes:
+        return json.dumps({**fields, "row": {**row, **more}}).encode()
+
+    return {
+        "empty": b"",
+        "cut": content[: len(content) // 2],
+        "a list": b"[]",
+        "no rounds": b'{"basis": {}, "rounds": 3, "row": null}',
+        "a short row": json.dumps({**fields, "row": {"max_lr": 0.1}}).encode(),
+        "a row of text": json.dumps({**fields, "row": "high"}).encode(),
+        "no end": with_row(lo=None),
+        "an end of text": with_row(lo="low"),
+        "an optimum that nobody trained": with_row(max_lr=0.3, hi=1.0),
+        "a number that is none": with_row(val_loss=float("nan")),
+        "another cycle": with_row(cycle=5),
+        "a huge rate": json.dumps({**fields, "rounds": [[[10**400, 0]]]}).encode(),
+        "a rate below 0": json.dumps({**fields, "rounds": [[[-0.1, 0]], *fields["rounds"]]}).encode(),
+        "another seed": json.dumps({**fields, "rounds": [*fields["rounds"], [[0.1, 7]]]}).encode(),
+        "a trial twice": json.dumps({**fields, "rounds": [*fields["rounds"], *fields["rounds"]]}).encode(),
+        "nested": b"[" * 90_000,
+        "of other seeds": json.dumps({**fields, "basis": {**fields["basis"], "seeds": [0]}}).encode(),
+    }
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole")
+    run_oracle(load_experiment("digits-mlp", overrides=TINY), out, executor="local")
+    return out
+
+
+@pytest.mark.parametrize("damage", ["deleted", *damaged(b'{"basis": {}, "rounds": [], "row": {}}')])
+def test_a_decision_that_is_lost_is_made_anew_from_the_trials(whole_run: Path, tmp_path: Path, damage: str) -> None:
+    out = shutil.copytree(whole_run, tmp_path / "run")
+    path, starts, table = out / "decisions/cycle=001.json", trained(out), read_oracle(out)
     content = path.read_bytes()
-    path.unlink() if damage == "deleted" else path.write_bytes(damage)
-    assert run_oracle(tiny(), tmp_path, executor="local").equals(table)
-    assert path.read_bytes() == content
-    assert trained(tmp_path) == starts
+    path.unlink() if damage == "deleted" else path.write_bytes(damaged(content)[damage])
+    (out / "oracle.parquet").unlink()  # so that only the trials are left to decide from
+    assert timeless(run_oracle(load_experiment("digits-mlp", overrides=TINY), out, executor="local")) == timeless(table)
+    assert Decision.from_json(path.read_bytes()) == Decision.from_json(content)
+    assert trained(out) == starts
+
+
+def test_a_committed_row_stands_where_its_decision_is_lost(
+    whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in every run of a version that kept none: a later one that would choose otherwise changes no finished cycle."""
+    out = shutil.copytree(whole_run, tmp_path / "run")
+    shutil.rmtree(out / "decisions")
+    starts, table = trained(out), read_oracle(out)
+
+    def other(self: GridSearch, cycle: int, rows: pa.Table) -> dict[str, Any]:
+        raise AssertionError("was asked for a choice that is committed already")
+
+    monkeypatch.setattr(GridSearch, "choose", other)
+    assert run_oracle(load_experiment("digits-mlp", overrides=TINY), out, executor="local").equals(table)
+    assert trained(out) == starts
+    assert len(list((out / "decisions").iterdir())) == 3
+
+
+def test_a_decision_of_a_later_version_keeps_its_row_without_what_is_not_known_here(
+    whole_run: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(whole_run, tmp_path / "run")
+    path = out / "decisions/cycle=000.json"
+    fields = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**fields, "row": {**fields["row"], "lo_possible": 0.01}}))
+    heard: list[Event] = []
+    table = read_oracle(out)
+    experiment = load_experiment("digits-mlp", overrides=TINY)
+    assert run_oracle(experiment, out, executor="local", listeners=[heard.append]).equals(table)
+    assert not [event for event in heard if isinstance(event, CycleStarted)]
 
 
 def test_more_seeds_decide_anew_and_more_cycles_do_not(
@@ -238,7 +311,7 @@ def peace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("executor", ["local", "ray"])
+@pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.slow
 def test_a_search_with_a_strategy_of_ones_own_killed_in_mid_round_ends_as_in_peace(
     tmp_path: Path, executor: str, peace: Path
@@ -288,12 +361,19 @@ def test_the_strategy_is_a_part_of_the_runs_identity(tiny: Tiny, tmp_path: Path)
         run_oracle(named, tmp_path / "b", executor="local")
 
 
-def test_the_experiments_own_strategy_may_be_handed_in_and_changes_nothing(tiny: Tiny, tmp_path: Path) -> None:
-    experiment = tiny("pruning.cycles=0")
+@pytest.mark.parametrize("more", [[], ["peaks=0.1"]])
+def test_the_experiments_own_strategy_may_be_handed_in_and_changes_nothing(
+    tiny: Tiny, tmp_path: Path, more: list[str]
+) -> None:
+    experiment = tiny("pruning.cycles=0", *more)
     table = run_oracle(experiment, tmp_path, executor="local", strategy=make_strategy(experiment))
     assert run_oracle(experiment, tmp_path, executor="local").equals(table)
+
+
+def test_a_strategy_with_the_name_of_one_that_ships_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    other = GridSearch(grid=COARSE, seeds=(5,), tolerance=0.005)
     with pytest.raises(ExperimentError, match="'grid' ships with this package"):
-        run_oracle(experiment, tmp_path, executor="local", strategy=replace(make_strategy(experiment), seeds=(5,)))  # type: ignore[type-var]
+        run_oracle(tiny(), tmp_path, executor="local", strategy=other)
 
 
 def test_peaks_handed_in_as_a_strategy_train_one_rate_a_cycle(tiny: Tiny, tmp_path: Path) -> None:
@@ -305,21 +385,23 @@ def test_peaks_handed_in_as_a_strategy_train_one_rate_a_cycle(tiny: Tiny, tmp_pa
     assert table.schema.metadata != by_key.schema.metadata
 
 
+ROW = {"max_lr": 0.1, "lo": 0.1, "hi": 0.1, "lo_on_edge": False, "hi_on_edge": False}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fixed:
     """Asks for and chooses what it is told."""
 
-    pairs: Sequence[Any] = ((0.1, 0), (0.1, 1))
-    row: Mapping[str, Any] | None = None
-    name: str = "fixed"
+    pairs: Any = ((0.1, 0), (0.1, 1))
+    row: Any = None
+    name: Any = "fixed"
     parameters: Mapping[str, Any] | None = None
 
     def next_trials(self, cycle: int, rows: pa.Table) -> Sequence[Pair]:
         return () if of_cycle(rows, cycle).num_rows and not self.asks_again else self.pairs
 
-    def choose(self, cycle: int, rows: pa.Table) -> dict[str, Any]:
-        flags = {"lo_on_edge": False, "hi_on_edge": False}
-        return dict(self.row or {}) or {"cycle": cycle, "max_lr": 0.1, "lo": 0.1, "hi": 0.1, **flags}
+    def choose(self, cycle: int, rows: pa.Table) -> Any:
+        return self.row or {"cycle": cycle, **ROW}
 
     @property
     def asks_again(self) -> bool:
@@ -340,6 +422,14 @@ class Fixed:
         (Fixed(parameters={}, row={"max_lr": 0.1}), "no row of oracle.parquet"),
         (Fixed(parameters={}, row={"max_lr": 0.1, "speed": 3}), "unknown: speed"),
         (Fixed(parameters={}, pairs=[(0.1, 0)]), "which it never asked for with seed 1"),
+        (Fixed(parameters={}, pairs=[(0.1, 0), (0.1, 7)]), "asks for (0.1, 7), but the experiment's seeds are [0, 1]"),
+        (Fixed(parameters={}, pairs=None), "asks for None; expected a list"),
+        (Fixed(parameters={}, row={**ROW, "lo": 5.0}), "max_lr 0.1 is not within [5, 0.1]"),
+        (Fixed(parameters={}, row={**ROW, "val_loss": float("nan")}), "not finite"),
+        (Fixed(parameters={}, row={**ROW, "lo": "low"}), "no row of oracle.parquet"),
+        (Fixed(parameters={}, row="a row"), "found 'a row'"),
+        (Fixed(parameters={"strategy": "grid"}), "without the key strategy"),
+        (Fixed(parameters={}, name=["x"]), "search.strategy"),
         (Fixed(parameters={"model": object()}), "strategy: its parameters"),
         (Fixed(), "strategy: its parameters"),
         (Fixed(parameters={}, name="My strategy"), "found 'My strategy'"),
@@ -359,6 +449,59 @@ def test_a_row_without_all_columns_is_committed_as_it_is(tiny: Tiny, tmp_path: P
     assert table["max_lr"].to_pylist() == [0.1, 0.1]
     assert table["val_accuracy"].to_pylist() == [None, None]
     starts = trained(tmp_path)
-    assert run_oracle(tiny("pruning.cycles=1"), tmp_path, executor="local", strategy=Fixed(parameters={})).equals(table)
+    heard: list[Event] = []
+    again = run_oracle(
+        tiny("pruning.cycles=1"), tmp_path, executor="local", strategy=Fixed(parameters={}), listeners=[heard.append]
+    )
+    assert again.equals(table)
+    assert not [event for event in heard if isinstance(event, CycleStarted)], "a finished cycle was worked on"
     assert trained(tmp_path) == starts
     assert store_of(tmp_path, 1, [0.1, 0.1]).trials().num_rows == 2
+
+
+def test_a_run_of_ones_own_is_shown_whatever_its_rows_leave_out(tiny: Tiny, tmp_path: Path) -> None:
+    """Without weights_remaining, and with an interval whose ends were not trained, as a curve gives them."""
+    wide = Fixed(parameters={}, row={**ROW, "lo": 0.05, "hi": 0.3})
+    run_oracle(tiny("pruning.cycles=0"), tmp_path, executor="local", strategy=wide)
+    shown = subprocess.run([sys.executable, "-m", "oracle", "show", str(tmp_path)], capture_output=True, text=True)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "[0.05, 0.3]" in shown.stdout
+    assert (tmp_path / "oracle.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_contradictions_between_experiment_and_strategy_are_refused(tiny: Tiny, tmp_path: Path) -> None:
+    named = tiny("search={strategy: drop-diverged, keep: 3}")
+    with pytest.raises(ExperimentError, match=r"keep=2.*keep=3"):
+        run_oracle(named, tmp_path, executor="local", strategy=dropping(named, parameters={"keep": 2}))
+    with pytest.raises(ExperimentError, match="the experiment has peaks"):
+        run_oracle(tiny("peaks=0.3"), tmp_path, executor="local", strategy=dropping(tiny()))
+    assert not (tmp_path / "experiment.yaml").exists()
+
+
+def test_edges_of_what_a_strategy_tried_are_not_said_to_be_the_grids(tiny: Tiny, tmp_path: Path) -> None:
+    said: list[str] = []
+    experiment = tiny("pruning.cycles=0", "grid.values=[0.02, 0.1, 1e7]", "tolerance=0.5")
+    run_oracle(experiment, tmp_path, executor="local", strategy=dropping(experiment), listeners=[noting(said)])
+    [edge] = [text for text in said if "edge" in text]
+    assert "the edge of what was tried" in edge.replace("lower and upper ", "").replace("upper ", "").replace(
+        "lower ", ""
+    )
+    assert "grid" not in edge
+
+
+def test_a_strategy_whose_rounds_repeat_is_refused_and_does_not_ask_for_ever(tiny: Tiny, tmp_path: Path) -> None:
+    class Repeats(DropDiverged):
+        def _next_round(self, cycle: int, rows: pa.Table) -> Sequence[Pair]:
+            return [(0.02, 0)]
+
+    repeats = Repeats(candidates=(0.02,), seeds=(0, 1), tolerance=0.005)
+    with pytest.raises(ExperimentError, match=r"cycle 0: a round asks again for \(0\.02, 0\)"):
+        run_oracle(tiny("pruning.cycles=0"), tmp_path, executor="local", strategy=repeats)
+
+
+def test_a_plan_counts_the_winners_of_every_seed_that_carry_retrain_trains_again(tiny: Tiny, tmp_path: Path) -> None:
+    experiment = tiny()
+    planned = plan(experiment, executor="local", strategy=dropping(experiment), pack_size=1)
+    run_oracle(experiment, tmp_path, executor="local", strategy=dropping(experiment), pack_size=1, carry="retrain")
+    again = len(trained(tmp_path)) - read_trials(tmp_path).num_rows
+    assert planned.trainings_retrain - planned.trainings == again == 3 * 2

@@ -316,7 +316,7 @@ def test_a_group_resumed_from_a_checkpoint_ends_with_the_same_rows_and_states(ti
 
 
 @pytest.mark.parametrize(("asked", "epochs"), [(1, 0), (2, 1), (3, 2)])  # the how-manieth asking says yes
-def test_a_cancelled_group_stops_between_epochs_and_gives_nothing(tiny, asked, epochs):
+def test_a_cancelled_group_stops_between_epochs_and_gives_its_checkpoint(tiny, asked, epochs):
     experiment, told, questions = tiny(), [], []
     images = load_images(experiment, CPU)
 
@@ -336,7 +336,8 @@ def test_a_cancelled_group_stops_between_epochs_and_gives_nothing(tiny, asked, e
         after_epoch=lambda epochs_done, checkpoint: told.append(epochs_done),
         cancelled=cancelled,
     )
-    assert trained is None
+    assert isinstance(trained, Checkpoint)
+    assert trained.best.epochs_done == epochs
     assert told == list(range(1, epochs + 1))
     assert len(questions) == asked
 

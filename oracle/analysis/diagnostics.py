@@ -69,7 +69,7 @@ def read_diagnostics(out: str | Path | Folder) -> pa.Table:
     folder = out if isinstance(out, Folder) else Folder(out)
     seeds, names = read_experiment(folder).seeds, lineages(oracle_rows(folder))
     found = [
-        diagnostics_of_winner(CycleStore(folder=folder, cycle=cycle, lineage=after), seed)
+        diagnostics_of_winner(CycleStore(folder=folder, cycle=cycle, lineage=names[cycle]), seed, after)
         for cycle, after in enumerate(names[1:])
         for seed in seeds
     ]
@@ -77,41 +77,43 @@ def read_diagnostics(out: str | Path | Folder) -> pa.Table:
     return pa.concat_tables(tables).drop_columns("lineage")
 
 
-def diagnostics_of_winner(after: CycleStore, seed: int) -> pa.Table | None:
-    """What was written of a winner, None where that is missing, of another chain, or cannot be read.
+def diagnostics_of_winner(store: CycleStore, seed: int, after: str) -> pa.Table | None:
+    """What was written of a winner, None where that is missing, of another winner, or cannot be read.
 
-    `after`: the winner's cycle, with its own optimum in the lineage.
+    `after`: the lineage of what follows from the winner.
     """
-    content = after.folder.read(_name(after, seed))
-    table = from_parquet(content, DIAGNOSTICS, where=after.folder / _name(after, seed)) if content is not None else None
-    if table is None or not pc.all(pc.equal(table["lineage"], after.lineage)).as_py():
+    name = _name(store, seed)
+    content = store.folder.read(name)
+    table = from_parquet(content, DIAGNOSTICS, where=store.folder / name) if content is not None else None
+    if table is None or not pc.all(pc.equal(table["lineage"], after)).as_py():
         return None
     return table
 
 
-def has_diagnostics(after: CycleStore, seed: int) -> bool:
+def has_diagnostics(store: CycleStore, seed: int, after: str) -> bool:
     """Whether a winner's diagnostics are there."""
-    return diagnostics_of_winner(after, seed) is not None
+    return diagnostics_of_winner(store, seed, after) is not None
 
 
-def write_diagnostics(after: CycleStore, seed: int, table: pa.Table) -> None:
+def write_diagnostics(store: CycleStore, seed: int, table: pa.Table) -> None:
     """Put a winner's diagnostics beside the trials."""
-    after.folder.write(_name(after, seed), to_parquet(table))
+    store.folder.write(_name(store, seed), to_parquet(table))
 
 
 def diagnose(
     experiment: Experiment,
     images: Images,
-    after: CycleStore,
     *,
+    cycle: int,
     seed: int,
     max_lr: float,
     parent: Parent,
     winner: Winner,
+    after: str,
 ) -> pa.Table:
     """The diagnostics of one winner, one row a quantity and layer. Draws no random number and changes nothing.
 
-    `after`: the winner's cycle, with its own optimum in the lineage.
+    `after`: the lineage of what follows from the winner.
     """
     network = parent_network(experiment, seed, images, parent)
     network.load_state_dict(dict(winner.state))
@@ -130,12 +132,12 @@ def diagnose(
     }
     rows = [
         {
-            "cycle": after.cycle,
+            "cycle": cycle,
             "seed": seed,
             "layer": layer,
             "quantity": quantity,
             **summary.row(),
-            "lineage": after.lineage,
+            "lineage": after,
         }
         for quantity, walk in quantities.items()
         for layer, summary in _summaries(walk).items()
@@ -143,8 +145,8 @@ def diagnose(
     return pa.Table.from_pylist(rows, schema=DIAGNOSTICS)
 
 
-def _name(after: CycleStore, seed: int) -> str:
-    return after.path("diagnostics", f"seed={seed}.parquet")
+def _name(store: CycleStore, seed: int) -> str:
+    return store.path("diagnostics", f"seed={seed}.parquet")
 
 
 def _gradients(network: nn.Module, batch: Batch) -> dict[str, Tensor]:

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from oracle.execution.jobs import Executor
     from oracle.training.backends import Backend
 
-Asked = Literal["auto", "plain", "pack"]  # backends, as asked for
-BACKENDS: tuple[str, ...] = get_args(Asked)
+BackendChoice = Literal["auto", "plain", "pack"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,18 +20,18 @@ class Launch:
     """Who trains, and how. ExperimentError where a value is none of those allowed."""
 
     executor: str = "ray"  # a key of EXECUTORS
-    address: str | None = None  # of a Ray cluster; None: one of this process's own
+    address: str | None = None  # of a cluster; None: one of this process's own
     slots: int | None = None  # packs at a time; None: all that fit
-    backend: Asked = "auto"
+    backend: BackendChoice = "auto"
     pack_size: int | None = None  # candidates in a pack, at most; None: as the search sees fit
 
     def __post_init__(self) -> None:
         check_choice("executor", self.executor, tuple(EXECUTORS))
-        if self.executor == "local" and self.address is not None:
+        if self.address is not None and not EXECUTORS[self.executor].joins_clusters:
             raise ExperimentError(
-                f"address: found {self.address}, but the local executor trains in this process; leave one out"
+                f"address: found {self.address}, but the {self.executor} executor trains in this process; leave one out"
             )
-        check_choice("backend", self.backend, BACKENDS)
+        check_choice("backend", self.backend, get_args(BackendChoice))
         for name, count in (("slots", self.slots), ("pack_size", self.pack_size)):
             if count is not None and not (type(count) is int and count >= 1):
                 raise ExperimentError(f"{name}: expected a whole number from 1 on, or None, found {count!r}")
@@ -52,18 +51,29 @@ def check_choice(name: str, found: str, allowed: Sequence[str]) -> None:
 Make = Callable[[Launch, "Images", "RawImages | None", "Backend"], "Executor"]
 
 
-def _ray(launch: Launch, images: "Images", raw: "RawImages | None", backend: "Backend") -> "Executor":
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """An executor, before it is made: what flags and estimates must know of it."""
+
+    make: Make  # from the data on this machine's device, the same as stored (None: a folder), the backend that is meant
+    joins_clusters: bool  # whether it takes an address
+    round_seconds: float  # what every round of trainings costs beside them, on two cores
+
+
+def _make_ray(launch: Launch, images: "Images", raw: "RawImages | None", backend: "Backend") -> "Executor":
     from oracle.execution.ray_tune import RayExecutor
 
     return RayExecutor(raw, address=launch.address, slots=launch.slots)
 
 
-def _local(launch: Launch, images: "Images", raw: "RawImages | None", backend: "Backend") -> "Executor":
+def _make_local(launch: Launch, images: "Images", raw: "RawImages | None", backend: "Backend") -> "Executor":
     from oracle.execution.local import LocalExecutor
 
     return LocalExecutor(images, slots=launch.slots, backend=backend)
 
 
-# Made with the data on this machine's device, the data as stored (None for a folder of images), and the backend that is
-# meant. Each imports what it needs when it is called.
-EXECUTORS: Mapping[str, Make] = {"ray": _ray, "local": _local}
+# Each imports what it needs when it is made. Ray: a fit's actors start, and torch is imported.
+EXECUTORS: Mapping[str, Kind] = {
+    "ray": Kind(make=_make_ray, joins_clusters=True, round_seconds=6.0),
+    "local": Kind(make=_make_local, joins_clusters=False, round_seconds=0.0),
+}

@@ -46,9 +46,8 @@ LOST_WORKERS = 5  # times that one pack's worker may be lost before the search g
 REPORT_SECONDS = 1.0  # between two signs of life of a pack
 LONG_PACK_SECONDS = 30.0  # from here on a pack is a Tune trial of its own; shorter ones are dealt out, a share a slot
 NODE_SECONDS = 60.0  # for every node to prove that it can write
-HTTP2_SETTINGS = (
-    b"\x04"  # the type of the frame that opens an HTTP/2 connection (RFC 9113, 3.4), which Ray's gRPC runs on
-)
+# The type of the frame that opens an HTTP/2 connection (RFC 9113, 3.4), which Ray's gRPC runs on.
+HTTP2_SETTINGS = b"\x04"
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + HTTP2_SETTINGS + b"\0\0\0\0\0"
 AUTHENTICATION = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
 RAYS_OWN = ("RAY_", "TUNE_", "KMP_", "PYTHONBREAKPOINT")

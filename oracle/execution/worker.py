@@ -113,7 +113,8 @@ def _train_and_commit(
         after_epoch=after_epoch,
         cancelled=cancelled,
     )
-    if trained is None:
+    if isinstance(trained, Checkpoint):
+        _write_checkpoint(group, trained)
         return False
     if job.keep_finals or group.again:
         write_finals(store, group.name, group.candidates, states=trained.states, rewind=trained.rewind)

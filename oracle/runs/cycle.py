@@ -99,7 +99,9 @@ class CycleStore:
         content = self.folder.read(self._decision)
         found = Decision.from_json(content) if content is not None else None
         whole = {**basis, "lineage": self.lineage}
-        return found if found is not None and found.basis == whole else Decision(basis=whole)
+        if found is None or found.basis != whole or (found.row is not None and found.row["cycle"] != self.cycle):
+            return Decision(basis=whole)
+        return found
 
     def write_decision(self, decision: Decision) -> None:
         """Keep a decision: before it is acted on."""

@@ -7,8 +7,10 @@ later version would decide.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
+
+from oracle.runs.tables import ORACLE, oracle_row
 
 Pair = tuple[float, int]  # max_lr, seed: one trial of a cycle
 
@@ -17,9 +19,9 @@ Pair = tuple[float, int]  # max_lr, seed: one trial of a cycle
 class Decision:
     """The rounds that a strategy has asked for, in order, and the cycle's row once it has chosen."""
 
-    basis: Mapping[str, Any]  # what was decided for, as plain values; for anything else it is decided anew
+    basis: Mapping[str, Any]  # what was decided for, as plain values, the seeds among them; for anything else: anew
     rounds: tuple[tuple[Pair, ...], ...] = ()
-    row: Mapping[str, Any] | None = field(default=None)  # as in oracle.parquet
+    row: Mapping[str, Any] | None = None  # as in oracle.parquet
 
     @property
     def trials(self) -> tuple[Pair, ...]:
@@ -37,19 +39,25 @@ class Decision:
     def to_json(self) -> bytes:
         """As a run's folder holds it."""
         fields = {"basis": self.basis, "rounds": self.rounds, "row": self.row}
-        return json.dumps(fields, indent=None).encode()
+        return json.dumps(fields).encode()
 
     @classmethod
     def from_json(cls, content: bytes) -> "Decision | None":
-        """What `to_json` wrote; None for anything else."""
+        """What `to_json` wrote; None for anything else, so that it is decided anew."""
         try:
             fields = json.loads(content)
-            rounds = tuple(tuple((float(rate), seed) for rate, seed in pairs) for pairs in fields["rounds"])
-            row = fields["row"]
-            pairs = [pair for found in rounds for pair in found]
-            whole = all(math.isfinite(rate) and type(seed) is int for rate, seed in pairs)
-            if not (whole and isinstance(fields["basis"], dict) and (row is None or isinstance(row["max_lr"], float))):
-                return None
-            return cls(basis=fields["basis"], rounds=rounds, row=row)
-        except (ValueError, TypeError, KeyError, RecursionError):
+            basis, row = fields["basis"], fields["row"]
+            rounds = tuple(tuple((float(max_lr), seed) for max_lr, seed in pairs) for pairs in fields["rounds"])
+            if row is not None:  # without columns of a later version
+                row = oracle_row({name: value for name, value in row.items() if name in ORACLE.names})
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             return None
+        decision = cls(basis=basis, rounds=rounds, row=row)
+        return decision if isinstance(basis, dict) and decision._is_sound() else None
+
+    def _is_sound(self) -> bool:
+        """Whether it can have been decided: trials that can be trained, once each, and a row that every seed trained."""
+        trials, seeds = self.trials, self.basis.get("seeds", [])
+        sound = all(0 < max_lr < math.inf and seed in seeds for max_lr, seed in trials)
+        chosen = [] if self.row is None else [(self.row["max_lr"], seed) for seed in seeds]
+        return sound and len(set(trials)) == len(trials) and set(chosen) <= set(trials)

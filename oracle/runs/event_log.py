@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from oracle.events import Event, PackProgress, RunEnded, from_plain, to_plain
 from oracle.storage import Folder
 
-NAME = "events.jsonl"
+FILE = "events.jsonl"
 OBJECT_SECONDS = 30.0  # between two objects in an object store: each is a request
 PROGRESS_SECONDS = 5.0  # between two lines of the progress of one pack; its end is always recorded
 
@@ -23,7 +23,6 @@ class EventLog:
     def __init__(self, folder: Folder, *, clock: Callable[[], float] = time.time) -> None:
         """`clock`: the time now, in seconds."""
         self._folder, self._clock = folder, clock
-        self._torn = True  # the last line of an earlier run may be: begin with a new one
         self._waiting: list[bytes] = []  # for the next object
         self._written = clock()
         self._progress: dict[str, float] = {}  # when each pack's was last recorded
@@ -35,19 +34,14 @@ class EventLog:
             if now - self._progress.get(event.pack, 0.0) < PROGRESS_SECONDS:
                 return
             self._progress[event.pack] = now
-        line = json.dumps({"time": round(now, 3), **to_plain(event)}).encode() + b"\n"
+        line = json.dumps({"time": round(now, 3), **to_plain(event)}).encode()
         if self._folder.is_remote:
             self._put(line, now, at_once=isinstance(event, RunEnded))
         else:
-            self._append(line)
-
-    def _append(self, line: bytes) -> None:
-        torn, self._torn = self._torn, True
-        self._folder.append(NAME, b"\n" * (torn and bool(self._folder.size(NAME))) + line)
-        self._torn = False
+            self._folder.append_line(FILE, line)
 
     def _put(self, line: bytes, now: float, *, at_once: bool) -> None:
-        self._waiting.append(line)
+        self._waiting.append(line + b"\n")
         if at_once or now - self._written >= OBJECT_SECONDS:
             self._written = now
             self._folder.write(f"events/{now:015.3f}-{secrets.token_hex(4)}.jsonl", b"".join(self._waiting))
@@ -56,7 +50,7 @@ class EventLog:
 
 def read_events(folder: Folder) -> Iterator[tuple[float, Event]]:
     """Every event on record with its time, in the order of writing. Lines that are torn, or not known here, are skipped."""
-    for name in [NAME, *folder.names("events")]:
+    for name in [FILE, *folder.names("events")]:
         for line in (folder.read(name) or b"").splitlines():
             try:
                 fields = json.loads(line)

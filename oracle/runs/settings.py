@@ -12,7 +12,7 @@ from oracle.errors import FolderError
 from oracle.storage import Folder
 from oracle.training.backends import Backend
 
-NAME = "settings.json"
+FILE = "settings.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,16 +52,16 @@ def versions() -> dict[str, str]:
 
 def read_settings(folder: Folder) -> Settings | None:
     """How the folder's run is computed; None where it has not begun. FolderError where its file cannot be read."""
-    content = folder.read(NAME)
+    content = folder.read(FILE)
     try:
         return None if content is None else Settings.from_json(content)
     except (ValueError, TypeError, RecursionError) as error:
         raise FolderError(
-            f"{folder / NAME}: cannot be read ({error}). It holds how this run is computed; delete it to have that "
+            f"{folder / FILE}: cannot be read ({error}). It holds how this run is computed; delete it to have that "
             "chosen anew: what is finished stays, the last digits of what follows may differ"
         ) from None
 
 
 def write_settings(folder: Folder, settings: Settings) -> None:
     """Write them: once, before anything is trained."""
-    folder.write(NAME, settings.to_json().encode())
+    folder.write(FILE, settings.to_json().encode())

@@ -19,14 +19,35 @@ def mean_accuracies(trials: Any) -> dict[tuple[int, float], float]:
     >>> mean_accuracies(rows)
     {(0, 0.1): 0.6}
     """
+    found = _by_seed(trials)
+    return {key: math.fsum(seeds.values()) / len(seeds) for key, seeds in sorted(found.items())}
+
+
+def best_accuracies(trials: Any) -> dict[int, float]:
+    """The best mean of each cycle, among candidates that have every seed of the cycle and did not diverge.
+
+    NaN where there is none; `trials` as above.
+    """
+    found, means = _by_seed(trials), mean_accuracies(trials)
+    num_seeds: dict[int, int] = defaultdict(int)
+    for (cycle, _), seeds in found.items():
+        num_seeds[cycle] = max(num_seeds[cycle], len(seeds))
+    best = dict.fromkeys(num_seeds, math.nan)
+    for (cycle, max_lr), mean in means.items():
+        if len(found[cycle, max_lr]) == num_seeds[cycle] and not math.isnan(mean):
+            best[cycle] = max(mean, best[cycle]) if not math.isnan(best[cycle]) else mean
+    return best
+
+
+def _by_seed(trials: Any) -> dict[tuple[int, float], dict[int, float]]:
     rows: Iterable[Mapping[str, Any]] = trials
     if hasattr(trials, "to_pylist"):  # pyarrow
         rows = trials.select(["cycle", "seed", "max_lr", "outcome", "val_accuracy"]).to_pylist()
-    seeds: dict[tuple[int, float], dict[int, float]] = defaultdict(dict)
+    found: dict[tuple[int, float], dict[int, float]] = defaultdict(dict)
     for row in rows:
         accuracy = row["val_accuracy"] if row["outcome"] == "finished" else math.nan
-        seeds[row["cycle"], row["max_lr"]][row["seed"]] = accuracy
-    return {key: math.fsum(found.values()) / len(found) for key, found in sorted(seeds.items())}
+        found[row["cycle"], row["max_lr"]][row["seed"]] = accuracy
+    return found
 
 
 def clip_of_gaps(tolerance: float | None = None) -> float:

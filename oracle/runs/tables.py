@@ -1,6 +1,7 @@
 """The tables of a run: their columns, units and bytes; and oracle.parquet, one row a cycle, rewritten after each."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,10 +65,11 @@ ORACLE = pa.schema(
         pa.field("num_incomplete", pa.int64()),  # candidates that lack a seed; written only where there are any
     ]
 )
+Row = dict[str, Any]  # one of oracle.parquet, as plain values
 SILENT_AT_0 = ("num_incomplete",)  # left out of a file in which no row has any: the same search keeps its bits
 
 
-def oracle_rows(folder: Folder) -> list[dict[str, Any]]:
+def oracle_rows(folder: Folder) -> list[Row]:
     """The rows of oracle.parquet; none where it is missing. FolderError where it cannot be read."""
     content = folder.read("oracle.parquet")
     if content is None:
@@ -79,6 +81,30 @@ def oracle_rows(folder: Folder) -> list[dict[str, Any]]:
             "the trials"
         )
     return [row | {name: row[name] or 0 for name in SILENT_AT_0} for row in table.to_pylist()]
+
+
+def oracle_row(fields: Mapping[str, Any]) -> Row:
+    """A row with all columns of oracle.parquet, as it will be read back; those left out are None.
+
+    ValueError where it cannot be one: an unknown or missing column, a value of another type, a number that is not finite,
+    or an optimum outside its interval.
+    """
+    unknown = sorted(set(fields) - set(ORACLE.names))
+    if unknown:
+        raise ValueError(f"unknown: {', '.join(unknown)}")
+    try:
+        table = pa.Table.from_pylist([dict(fields)], schema=ORACLE)
+    except (pa.ArrowException, TypeError, OverflowError) as error:
+        raise ValueError(str(error).splitlines()[0]) from None
+    row: Row = table.to_pylist()[0]
+    missing = [field.name for field in ORACLE if not field.nullable and row[field.name] is None]
+    if missing:
+        raise ValueError(f"missing: {', '.join(missing)}")
+    if any(isinstance(value, float) and not math.isfinite(value) for value in row.values()):
+        raise ValueError("a number is not finite")
+    if not 0 < row["lo"] <= row["max_lr"] <= row["hi"]:
+        raise ValueError(f"max_lr {row['max_lr']:g} is not within [{row['lo']:g}, {row['hi']:g}]")
+    return row | {name: row[name] or 0 for name in SILENT_AT_0}
 
 
 def write_oracle(folder: Folder, experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -15,6 +15,7 @@ from oracle.events import (
     CancelToken,
     CycleFinished,
     CycleStarted,
+    Event,
     Listener,
     Notice,
     TrainingStarted,
@@ -22,11 +23,12 @@ from oracle.events import (
 )
 from oracle.execution.jobs import Executor, Job, Pack, plan_packs
 from oracle.pruning.masks import emptied_layers
-from oracle.runs.cycle import CycleStore, lineage
+from oracle.runs.cycle import CycleStore, lineage, only
+from oracle.runs.decisions import Pair
 from oracle.runs.networks import read_parent, read_winner, winners_are_whole, write_parent, write_winner
-from oracle.runs.tables import TRIALS, oracle_rows, write_oracle
-from oracle.search.standing import Standing, standing
-from oracle.search.strategies import Row, Strategy
+from oracle.runs.tables import TRIALS, Row, oracle_rows, write_oracle
+from oracle.search.progress import CycleProgress, cycle_progress
+from oracle.search.strategies import GridSearch, Strategy
 from oracle.search.winners import final_of, lost_winners, pack_of
 from oracle.storage import Folder
 from oracle.training.parents import Parent, Winner, first_parent, next_parent
@@ -50,9 +52,9 @@ class Chain:
         self._folder, self._job, self._strategy, self._executor = folder, job, strategy, executor
         self._images, self._tell, self._cancel = images, tell, cancel
         self._experiment, self._seeds = job.experiment, job.experiment.seeds
-        self._optima: list[float] = []  # of the cycles passed
-        self._passed = TRIALS.empty_table()  # their trials
+        self._passed: list[CycleProgress] = []  # the finished cycles, in order
         self._written: set[int] = set()  # cycles whose winners were written here, and so can be read
+        self._rows: list[Row] = []  # of oracle.parquet
 
     def run(self) -> pa.Table:
         """Every cycle that is missing. Returns the table of all."""
@@ -61,17 +63,16 @@ class Chain:
         for cycle in range(self._experiment.pruning.cycles + 1):
             store = self._store(cycle)
             self._set_unreadable_aside(store)
-            now = self._standing(store)
-            if not self._is_finished(store, now.row):
-                self._tell(CycleStarted(cycle=cycle, done=tuple(map(TrialFinished.of, now.trials.to_pylist()))))
+            progress = self._progress(store)
+            if not self._is_finished(store, progress):
+                self._tell(CycleStarted(cycle=cycle, done=_told(progress.trials)))
                 self._restore_winners_before(cycle)
                 self._prune_and_rewind(store)
-                now = self._search(store)
-                assert now.row is not None
-                self._keep_winners(store, now.row["max_lr"])
-                self._diagnose(store, now.row["max_lr"])
-                self._commit(store, now.row)
-            self._pass(store, now)
+                progress = self._search(store, progress)
+                self._keep_winners(store, progress)
+                self._diagnose(store, progress)
+                self._commit(store, progress)
+            self._pass(store, progress)
         return write_oracle(self._folder, self._experiment, self._rows)
 
     # The steps of a cycle, in order. Each returns at once where it has been done.
@@ -80,42 +81,45 @@ class Chain:
         """Put a parent where the workers find it, for every seed that has none."""
         for seed in self._seeds:
             if read_parent(store, seed) is None:
-                write_parent(store, seed, self._parent(store, seed))
+                write_parent(store, seed, self._make_parent(store, seed))
 
-    def _search(self, store: CycleStore) -> Standing:
+    def _search(self, store: CycleStore, progress: CycleProgress) -> CycleProgress:
         """Train what the strategy asks for, round by round, until it has chosen. Decisions are written, then acted on."""
-        now = self._standing(store)
-        store.write_decision(now.decision)
-        while now.lacking:
+        store.write_decision(progress.decision)
+        while progress.lacking:
+            asked = set(progress.lacking)
             packs = [
                 pack
-                for pairs in now.decision.rounds
+                for pairs in progress.decision.rounds
                 for pack in plan_packs(store, pairs, self._job.settings.pack_size)
-                if {(max_lr, pack.seed) for max_lr in pack.candidates} & set(now.lacking)
+                if {(max_lr, pack.seed) for max_lr in pack.candidates} & asked
             ]
-            self._train(packs, trials=len(now.lacking))
-            before, now = now, self._standing(store)
-            store.write_decision(now.decision)
-            unread = set(before.lacking) & set(now.lacking)
+            told = self._train(packs, trials=len(asked))
+            progress = self._progress(store)
+            store.write_decision(progress.decision)
+            for trial in _told(only(progress.trials, asked - told)):  # what a worker that was lost could not tell
+                self._tell(trial)
+            unread = asked & set(progress.lacking)
             if unread:
                 raise FolderError(
                     f"{self._folder / store.path('trials')}: {len(unread)} trials cannot be read, though all were "
                     "trained; is something else at work in this folder? Run the same command again: it trains what is "
                     "missing"
                 )
-        return now
+        return progress
 
-    def _keep_winners(self, store: CycleStore, max_lr: float) -> None:
+    def _keep_winners(self, store: CycleStore, progress: CycleProgress) -> None:
         """Keep each seed's network at the optimum. Those whose final states are gone are trained once more."""
-        lost = [seed for seed in self._seeds if read_winner(store, seed, max_lr) is None]
-        packs = {seed: pack_of(store, seed, max_lr) for seed in lost}
+        max_lr = progress.chosen
+        missing = [seed for seed in self._seeds if read_winner(store, seed, max_lr) is None]
+        packs = {seed: pack_of(store, progress.trials, seed, max_lr) for seed in missing}
         finals = {seed: final_of(pack, max_lr) for seed, pack in packs.items()}
-        again = [packs[seed] for seed in lost if finals[seed] is None]
+        again = [packs[seed] for seed in missing if finals[seed] is None]
         if again:
             seeds = sorted(pack.seed for pack in again)
             self._say(f"cycle {store.cycle}: training the winners of seeds {seeds} once more for their weights")
             self._train(again, trials=sum(len(pack.candidates) for pack in again))
-        for seed in lost:
+        for seed in missing:
             winner = finals[seed] or final_of(packs[seed], max_lr)
             if winner is None:
                 raise FolderError(
@@ -125,81 +129,50 @@ class Chain:
             write_winner(store, seed, max_lr, winner)
         self._written.add(store.cycle)
 
-    def _diagnose(self, store: CycleStore, max_lr: float) -> None:
+    def _diagnose(self, store: CycleStore, progress: CycleProgress) -> None:
         """Write what is missing of the winners' diagnostics, where the experiment asks for them."""
         if not self._experiment.diagnostics:
             return
-        after = self._after(store, max_lr)
+        after = lineage([*self._optima, progress.chosen])
         for seed in self._seeds:
-            if has_diagnostics(after, seed):
+            if has_diagnostics(store, seed, after):
                 continue
-            parent, winner = read_parent(store, seed), read_winner(store, seed, max_lr)
+            parent, winner = read_parent(store, seed), read_winner(store, seed, progress.chosen)
             assert parent is not None
             assert winner is not None
             table = diagnose(
-                self._experiment, self._images, after, seed=seed, max_lr=max_lr, parent=parent, winner=winner
+                self._experiment,
+                self._images,
+                cycle=store.cycle,
+                seed=seed,
+                max_lr=progress.chosen,
+                parent=parent,
+                winner=winner,
+                after=after,
             )
-            write_diagnostics(after, seed, table)
+            write_diagnostics(store, seed, table)
 
-    def _commit(self, store: CycleStore, row: Row) -> None:
+    def _commit(self, store: CycleStore, progress: CycleProgress) -> None:
         """Put the row into oracle.parquet. What followed from another optimum is no longer true, and goes."""
+        row = progress.row
+        assert row is not None
         store.merge_trials()
         known = self._rows[store.cycle] if store.cycle < len(self._rows) else None
         later = self._rows[store.cycle + 1 :] if known is not None and known["max_lr"] == row["max_lr"] else []
         self._rows = [*self._rows[: store.cycle], row, *later]
         write_oracle(self._folder, self._experiment, self._rows)
 
-    def _pass(self, store: CycleStore, now: Standing) -> None:
+    def _pass(self, store: CycleStore, progress: CycleProgress) -> None:
         """Go on to the next cycle."""
-        assert now.row is not None
-        store.write_decision(now.decision)  # runs of older versions have none
+        assert progress.row is not None
+        store.write_decision(progress.decision)  # runs of older versions have none
         store.clean()
-        self._optima.append(now.row["max_lr"])
-        self._passed = pa.concat_tables([self._passed, now.trials])
-        self._tell(CycleFinished(row=now.row))
-        self._say_edges(now.row)
+        self._passed.append(progress)
+        self._tell(CycleFinished(row=progress.row))
+        self._say_edges(progress.row)
 
-    # What a cycle's steps look at: reads, which never train, write or delete.
-
-    def _store(self, cycle: int) -> CycleStore:
-        return CycleStore(folder=self._folder, cycle=cycle, lineage=lineage(self._optima[:cycle]))
-
-    def _after(self, store: CycleStore, max_lr: float) -> CycleStore:
-        """The same cycle, named by its own optimum too: what follows from its winners."""
-        return CycleStore(
-            folder=self._folder, cycle=store.cycle, lineage=lineage([*self._optima[: store.cycle], max_lr])
-        )
-
-    def _standing(self, store: CycleStore) -> Standing:
-        basis = {"seeds": sorted(self._seeds), "candidates": list(self._experiment.candidates(store.cycle))}
-        return standing(
-            self._strategy,
-            store.cycle,
-            store.read_decision(basis),
-            seeds=self._seeds,
-            earlier=self._passed,
-            trials=store.trials(),
-        )
-
-    def _is_finished(self, store: CycleStore, row: Row | None) -> bool:
-        """Whether nothing of a cycle is missing: its row in oracle.parquet, its winners, its diagnostics."""
-        if row is None or store.cycle >= len(self._rows):
-            return False
-        known = self._rows[store.cycle]
-        if row | {"seconds": None} != known | {"seconds": None} or not winners_are_whole(store, self._seeds):
-            return False
-        after = self._after(store, row["max_lr"])
-        return not self._experiment.diagnostics or all(has_diagnostics(after, seed) for seed in self._seeds)
-
-    def _known_rows(self) -> list[Row]:
-        try:
-            return oracle_rows(self._folder)
-        except FolderError:
-            self._say("oracle.parquet cannot be read, and is made anew from the trials")
-            return []
-
-    def _parent(self, store: CycleStore, seed: int) -> Parent:
-        """A seed's parent made anew: fresh at cycle 0, then pruned from the winner of the cycle before, and rewound."""
+    def _make_parent(self, store: CycleStore, seed: int) -> Parent:
+        """A seed's parent: fresh at cycle 0, then pruned from the winner of the cycle before, and rewound."""
         if store.cycle == 0:
             return first_parent(self._experiment, seed, self._images)
         winner = self._winner(store.cycle - 1, seed)
@@ -207,6 +180,53 @@ class Chain:
         parent = next_parent(self._experiment, seed, self._images, cycle=store.cycle, winner=winner, first=first)
         self._say_pruned(store.cycle, seed, winner, parent)
         return parent
+
+    # What a cycle's steps look at: reads, which never train, write or delete.
+
+    @property
+    def _optima(self) -> list[float]:
+        return [progress.chosen for progress in self._passed]
+
+    def _store(self, cycle: int) -> CycleStore:
+        return CycleStore(folder=self._folder, cycle=cycle, lineage=lineage(self._optima[:cycle]))
+
+    def _progress(self, store: CycleStore) -> CycleProgress:
+        basis = {"seeds": sorted(self._seeds), "candidates": list(self._experiment.candidates(store.cycle))}
+        return cycle_progress(
+            self._strategy,
+            store.cycle,
+            store.read_decision(basis),
+            seeds=self._seeds,
+            earlier=pa.concat_tables([TRIALS.empty_table(), *(progress.trials for progress in self._passed)]),
+            trials=store.trials(),
+            committed=self._committed_row(store.cycle),
+        )
+
+    def _committed_row(self, cycle: int) -> Row | None:
+        """The cycle's row in oracle.parquet, where it is of this chain and of these seeds."""
+        before = [row["max_lr"] for row in self._rows[:cycle]]
+        if cycle >= len(self._rows) or before != self._optima[:cycle]:
+            return None
+        row = self._rows[cycle]
+        return row if row["cycle"] == cycle and row["num_seeds"] == len(self._seeds) else None
+
+    def _is_finished(self, store: CycleStore, progress: CycleProgress) -> bool:
+        """Whether nothing of a cycle is missing: its row in oracle.parquet, its winners, its diagnostics."""
+        if progress.row is None or store.cycle >= len(self._rows):
+            return False
+        if progress.row | {"seconds": None} != self._rows[store.cycle] | {"seconds": None}:
+            return False
+        after = lineage([*self._optima, progress.chosen])
+        return winners_are_whole(store, self._seeds) and (
+            not self._experiment.diagnostics or all(has_diagnostics(store, seed, after) for seed in self._seeds)
+        )
+
+    def _known_rows(self) -> list[Row]:
+        try:
+            return oracle_rows(self._folder)
+        except FolderError:
+            self._say("oracle.parquet cannot be read, and is made anew from the trials")
+            return []
 
     def _winner(self, cycle: int, seed: int) -> Winner:
         winner = read_winner(self._store(cycle), seed, self._optima[cycle])
@@ -229,23 +249,33 @@ class Chain:
         stores = [self._store(earlier) for earlier in range(cycle)]
         for store in lost_winners(stores, self._optima, self._experiment, but=self._written):
             self._prune_and_rewind(store)
-            self._keep_winners(store, self._optima[store.cycle])
+            self._keep_winners(store, self._passed[store.cycle])
             store.merge_trials()
             store.clean()
 
     # Training and telling.
 
-    def _train(self, packs: Sequence[Pack], *, trials: int) -> None:
-        """Have the executor train packs of one cycle. CancelledError where the search is to stop."""
-        cycle = packs[0].store.cycle
+    def _train(self, packs: Sequence[Pack], *, trials: int) -> set[Pair]:
+        """Have the executor train packs of one cycle. Returns the trials that were told of.
+
+        CancelledError where the search is to stop.
+        """
+        cycle, told = packs[0].store.cycle, set[Pair]()
+
+        def tell(event: Event) -> None:
+            if isinstance(event, TrialFinished):
+                told.add((event.max_lr, event.seed))
+            self._tell(event)
+
         self._tell(TrainingStarted(cycle=cycle, packs=len(packs), trials=trials))
         if not self._cancel.is_cancelled():
-            self._executor.run(self._job, packs, tell=self._tell, cancel=self._cancel)
+            self._executor.run(self._job, packs, tell=tell, cancel=self._cancel)
         if self._cancel.is_cancelled():
             raise CancelledError(
                 f"search {self._experiment.name}: cancelled in cycle {cycle}; what was finished is kept, and the same "
                 "search goes on from there"
             )
+        return told
 
     def _say(self, text: str) -> None:
         self._tell(Notice(text=text))
@@ -269,11 +299,15 @@ class Chain:
             return
         optima = [name for name, end in edges if row["max_lr"] == row[end]]
         what, ends = ("the optimum lies", optima) if optima else ("the interval ends", [name for name, _ in edges])
-        way_out = (
-            f"it grew as far as grid.max_extra = {self._experiment.grid.max_extra} and the spacing let it"
-            if self._experiment.grid.extend
-            else "grid.extend=true lets the grid grow"
-        )
-        self._say(
-            f"cycle {row['cycle']}: {what} on the grid's {' and '.join(ends)} edge and may reach further; {way_out}"
-        )
+        if not isinstance(self._strategy, GridSearch):
+            where, way_out = f"the {' and '.join(ends)} edge of what was tried", ""
+        elif self._experiment.grid.extend:
+            where = f"the grid's {' and '.join(ends)} edge"
+            way_out = f"; it grew as far as grid.max_extra = {self._experiment.grid.max_extra} and the spacing let it"
+        else:
+            where, way_out = f"the grid's {' and '.join(ends)} edge", "; grid.extend=true lets the grid grow"
+        self._say(f"cycle {row['cycle']}: {what} on {where} and may reach further{way_out}")
+
+
+def _told(trials: pa.Table) -> tuple[TrialFinished, ...]:
+    return tuple(map(TrialFinished.of, trials.to_pylist()))

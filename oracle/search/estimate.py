@@ -10,9 +10,10 @@ import torch
 from oracle.data import load_images
 from oracle.data.images import Images
 from oracle.data.sources import RawImages
-from oracle.execution.executors import EXECUTORS, Asked, Launch
+from oracle.execution.executors import EXECUTORS, BackendChoice, Launch
 from oracle.execution.local import default_slots
 from oracle.experiment import Experiment
+from oracle.pruning.masks import dense_masks
 from oracle.runs.decisions import Pair
 from oracle.runs.records import read_trials
 from oracle.search.packing import fair_pack_size, num_packs
@@ -23,7 +24,6 @@ from oracle.training.backends import Backend, choose_backend, default_device, ma
 from oracle.training.optimizers import OPTIMIZERS
 from oracle.training.parents import first_parent, parent_network
 
-RAY_CYCLE_SECONDS = 6.0  # a fit's fixed cost on two cores: actors start, torch is imported
 TIMED_SECONDS = 3.0  # of steps, after the first ones
 TIMED_STEPS = 200  # at most
 
@@ -55,7 +55,7 @@ def plan(
     executor: str = "ray",
     address: str | None = None,
     slots: int | None = None,
-    backend: Asked = "auto",
+    backend: BackendChoice = "auto",
     pack_size: int | None = None,
     out: str | Path | None = None,
     strategy: Strategy | None = None,
@@ -79,10 +79,10 @@ def plan(
     steps_per_training = experiment.training.epochs * (prepared.images.num_train // experiment.training.batch_size)
     wall = cycles * -(-num_packs(pairs, timed.pack_size) // timed.slots) * timed.pack_size * timed.seconds
     wall *= 1 - done / trainings
-    if executor == "ray" and done < trainings:
-        wall += cycles * RAY_CYCLE_SECONDS
+    if done < trainings:
+        wall += cycles * EXECUTORS[executor].round_seconds
     together = timed.pack_size if timed.backend == "pack" else 1
-    seeds = len({seed for _, seed in pairs})
+    seeds = len(experiment.seeds)
     sizes = _Sizes.of(prepared, at_once=timed.slots * together)
     return Plan(
         name=experiment.name,
@@ -119,12 +119,10 @@ class _Sizes:
 
     @classmethod
     def of(cls, prepared: Prepared, *, at_once: int) -> "_Sizes":
-        experiment, images = prepared.experiment, prepared.images
-        parent = first_parent(experiment, experiment.seeds[0], images)
-        network = parent_network(experiment, experiment.seeds[0], images, parent)
+        network = prepared.network
         state = sum(value.numel() * value.element_size() for value in network.state_dict().values())
-        masks = sum(mask.numel() for mask in parent.masks.values())
-        return cls(experiment=experiment, state=state, masks=masks, at_once=at_once)
+        masks = sum(mask.numel() for mask in dense_masks(network).values())
+        return cls(experiment=prepared.experiment, state=state, masks=masks, at_once=at_once)
 
     def fullest(self, *, finals: int) -> int:
         """Bytes at the end of the last cycle, or of the first, whose networks come with copies to rewind to.
@@ -146,8 +144,8 @@ class _Request:
 
     experiment: Experiment
     pairs: tuple[Pair, ...]  # of the first round
-    backend: Asked
-    executor: str
+    backend: BackendChoice
+    one_slot_a_core: bool  # whatever the backend
     slots: int | None
     pack_size: int | None
 
@@ -170,13 +168,15 @@ def _timed(prepared: Prepared, launch: Launch) -> _Timed:
         experiment=prepared.experiment,
         pairs=prepared.first_round,
         backend=begun.backend if begun else launch.backend,
-        executor=launch.executor,
+        one_slot_a_core=EXECUTORS[launch.executor].joins_clusters,
         slots=launch.slots,
         pack_size=begun.pack_size if begun else launch.pack_size,
     )
     if not launch.is_elsewhere:
         return _time_training(request, prepared.raw, prepared.images)
-    cluster = EXECUTORS[launch.executor](launch, prepared.images, prepared.raw, prepared.backend(default_device().type))
+    cluster = EXECUTORS[launch.executor].make(
+        launch, prepared.images, prepared.raw, prepared.backend(default_device().type)
+    )
     try:
         timed: _Timed = cluster.call(_time_training, replace(request, slots=cluster.slots), prepared.raw)
         return timed
@@ -196,7 +196,7 @@ def _time_training(request: _Request, raw: RawImages | None, images: Images | No
     slots = request.slots
     if slots is None:
         cores = torch.get_num_threads() if device.type == "cpu" else 1
-        slots = cores if request.executor == "ray" else default_slots(backend, device.type)
+        slots = cores if request.one_slot_a_core else default_slots(backend, device.type)
     size = request.pack_size or fair_pack_size(request.pairs, slots, backend, device.type)
     size = -(-most // -(-most // size))  # of the largest pack, as they are dealt out
     together = candidates[: size if backend == "pack" else 1]

@@ -9,7 +9,7 @@ from oracle.data import load_images, read_whole
 from oracle.data.images import Images
 from oracle.data.sources import RawImages
 from oracle.errors import FolderError, NetworkError
-from oracle.execution.executors import Asked, Launch
+from oracle.execution.executors import BackendChoice, Launch
 from oracle.experiment import Experiment, differences
 from oracle.networks.pretrained import weights_sha256
 from oracle.runs.decisions import Pair
@@ -33,7 +33,7 @@ class Prepared:
     images: Images  # on this machine's device
     network: nn.Module  # of the first seed, dense
     begun: Settings | None  # how the folder's run is computed, if it has begun
-    asked: Asked  # backend
+    asked: BackendChoice  # backend
 
     def backend(self, device: str) -> Backend:
         """As the run was begun, as was asked, or the one that suits network and device."""

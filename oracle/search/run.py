@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from oracle.errors import CancelledError, ExperimentError
 from oracle.events import Broadcast, CancelToken, Listener, Notice, RunEnded, RunStarted
-from oracle.execution.executors import EXECUTORS, Asked, Launch, check_choice
+from oracle.execution.executors import EXECUTORS, BackendChoice, Launch, check_choice
 from oracle.execution.jobs import Executor, Job
 from oracle.experiment import Experiment, experiment_from_yaml
 from oracle.runs.event_log import EventLog
@@ -30,7 +30,7 @@ def run_oracle(
     executor: str = "ray",
     address: str | None = None,
     slots: int | None = None,
-    backend: Asked = "auto",
+    backend: BackendChoice = "auto",
     pack_size: int | None = None,
     carry: Literal["keep", "retrain"] = "keep",
     checkpoint_seconds: float = 60.0,
@@ -60,21 +60,22 @@ def run_oracle(
     folder = Folder(out)
     prepared = prepare(experiment, launch, folder=folder, strategy=strategy)
     backend_here = prepared.backend(default_device().type)
-    trainer = EXECUTORS[launch.executor](launch, prepared.images, prepared.raw, backend_here)
-    with contextlib.closing(trainer), folder.lock():  # workers end before another search may begin
+    runner = EXECUTORS[launch.executor].make(launch, prepared.images, prepared.raw, backend_here)
+    with contextlib.ExitStack() as lock, contextlib.closing(runner):  # workers end before another search may begin
+        lock.enter_context(folder.lock())
         check_folder(folder, prepared.experiment)  # again: starting a cluster takes seconds
-        trainer.prove_folder(folder)
+        runner.prove_folder(folder)
         write_experiment(folder, prepared.experiment)
         tell = Broadcast([EventLog(folder), *listeners])
         with _told(prepared, folder, tell):
             job = Job(
                 experiment=prepared.experiment,
-                settings=_settings(prepared, trainer, launch, folder, tell),
+                settings=_begin_or_go_on(prepared, runner, launch, folder, tell),
                 keep_finals=carry == "keep",
                 checkpoint_seconds=checkpoint_seconds,
             )
             return Chain(
-                folder, job, prepared.strategy, trainer, prepared.images, tell=tell, cancel=cancel or CancelToken()
+                folder, job, prepared.strategy, runner, prepared.images, tell=tell, cancel=cancel or CancelToken()
             ).run()
 
 
@@ -82,18 +83,17 @@ def run_oracle(
 def _told(prepared: Prepared, folder: Folder, tell: Listener) -> Iterator[None]:
     """Tell of the run's start, and of its end however it goes."""
     experiment, pairs = prepared.experiment, prepared.first_round
-    tell(
-        RunStarted(
-            name=experiment.name,
-            experiment=experiment.hash,
-            folder=folder.url,
-            cycles=experiment.pruning.cycles + 1,
-            candidates=len({max_lr for max_lr, _ in pairs}),
-            seeds=len(experiment.seeds),
-            trials=len(pairs),
-        )
+    started = RunStarted(
+        name=experiment.name,
+        experiment=experiment.hash,
+        folder=folder.url,
+        cycles=experiment.pruning.cycles + 1,
+        candidates=len({max_lr for max_lr, _ in pairs}),
+        seeds=len(experiment.seeds),
+        trials=len(pairs),
     )
     try:
+        tell(started)
         yield
     except (KeyboardInterrupt, CancelledError):
         tell(RunEnded(outcome="stopped"))
@@ -104,15 +104,15 @@ def _told(prepared: Prepared, folder: Folder, tell: Listener) -> Iterator[None]:
     tell(RunEnded(outcome="finished"))
 
 
-def _settings(prepared: Prepared, trainer: Executor, launch: Launch, folder: Folder, tell: Listener) -> Settings:
-    """How the run is computed: as it was begun, or chosen now and written."""
+def _begin_or_go_on(prepared: Prepared, runner: Executor, launch: Launch, folder: Folder, tell: Listener) -> Settings:
+    """How the run is computed: as it was begun, or chosen now and written for all later runs."""
     settings = read_settings(folder)
     if settings is None:
-        backend = prepared.backend(trainer.device)
-        size = launch.pack_size or fair_pack_size(prepared.first_round, trainer.slots, backend, trainer.device)
-        settings = Settings(backend=backend, device=trainer.device, pack_size=size, threads=1, versions=versions())
+        backend = prepared.backend(runner.device)
+        size = launch.pack_size or fair_pack_size(prepared.first_round, runner.slots, backend, runner.device)
+        settings = Settings(backend=backend, device=runner.device, pack_size=size, threads=1, versions=versions())
         write_settings(folder, settings)
-    check_settings(folder, settings, launch, device=trainer.device)
+    check_settings(folder, settings, launch, device=runner.device)
     if dict(settings.versions) != versions():
         tell(Notice(text=f"begun with {dict(settings.versions)}, going on with {versions()}: last digits may differ"))
     return settings

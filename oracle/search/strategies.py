@@ -14,14 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from oracle.errors import ExperimentError
-from oracle.experiment import Experiment, experiment_from_yaml
+from oracle.experiment import Experiment, Search, experiment_from_yaml
 from oracle.runs.cycle import only, pairs_of
 from oracle.runs.decisions import Pair
-from oracle.runs.tables import TRIALS
+from oracle.runs.tables import TRIALS, Row
 from oracle.search.intervals import find_interval
 from search_spaces.grids import MaxLrGrid
 
-Row = dict[str, Any]  # of oracle.parquet, as `find_interval` gives it
 NextRound = Callable[[int, pa.Table], Sequence[Pair]]
 
 
@@ -41,6 +40,8 @@ class Strategy(Protocol):
 
     def next_trials(self, cycle: int, rows: pa.Table) -> Sequence[Pair]:
         """What the current round of a cycle still lacks, as (max_lr, seed); nothing once the cycle can be chosen.
+
+        The seeds are among the experiment's.
 
         For every part S of a round R but all of it, and the complete rounds before, next_trials(before + S) is R without S.
         """
@@ -108,13 +109,13 @@ class FixedPeaks:
         return () if of_cycle(rows, cycle).num_rows else every([peak], self.seeds)
 
 
-def _grid(experiment: Experiment) -> Strategy:
+def _grid_or_peaks(experiment: Experiment) -> Strategy:
     if experiment.peaks is not None:
         return FixedPeaks(peaks=experiment.peaks, seeds=experiment.seeds, tolerance=experiment.tolerance)
     return GridSearch(grid=experiment.grid, seeds=experiment.seeds, tolerance=experiment.tolerance)
 
 
-STRATEGIES: Mapping[str, Callable[[Experiment], Strategy]] = {"grid": _grid}
+STRATEGIES: Mapping[str, Callable[[Experiment], Strategy]] = {"grid": _grid_or_peaks}
 
 
 def make_strategy(experiment: Experiment) -> Strategy:
@@ -131,35 +132,43 @@ def make_strategy(experiment: Experiment) -> Strategy:
 def named_by(experiment: Experiment, strategy: Strategy | None) -> tuple[Experiment, Strategy]:
     """The strategy that decides, and the experiment with its name and parameters; None: what the experiment names itself.
 
-    ExperimentError where the strategy has no usable name or parameters, or the experiment names another.
+    ExperimentError where the strategy has no usable name or parameters, or the experiment says something else.
     """
-    if strategy is None:
-        return experiment, make_strategy(experiment)
+    own = make_strategy(experiment) if experiment.search.strategy in STRATEGIES or strategy is None else None
+    if strategy is None or strategy == own:
+        assert own is not None
+        return experiment, own
     missing = [name for name in ("name", "parameters", "next_trials", "choose") if not hasattr(strategy, name)]
     if missing:
         raise ExperimentError(
             f"strategy: {type(strategy).__name__} has no {', '.join(missing)}; see oracle.search.strategies.Strategy"
         )
-    shipped = STRATEGIES.get(strategy.name)
-    if shipped is not None:
-        if strategy != shipped(experiment):
-            raise ExperimentError(
-                f"strategy: {strategy.name!r} ships with this package, and what was handed in differs from what the "
-                "experiment says; change the experiment, or give yours a name of its own"
-            )
-        return experiment, strategy
-    try:
-        search = json.dumps({"strategy": strategy.name, **strategy.parameters}, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    if strategy.name in tuple(STRATEGIES):
         raise ExperimentError(
-            f"strategy: its parameters must be plain values by name, found {strategy.parameters!r}: {error}"
-        ) from None
-    named = experiment_from_yaml(experiment.to_yaml(), where="strategy", overrides=[f"search={search}"])
-    if experiment.search.strategy not in {"grid", strategy.name}:
+            f"strategy: {strategy.name!r} ships with this package, and what was handed in differs from what the experiment "
+            "says; change the experiment, or give yours a name of its own"
+        )
+    named = experiment_from_yaml(experiment.to_yaml(), where="strategy", overrides=[f"search={_search_key(strategy)}"])
+    if experiment.peaks is not None:
+        raise ExperimentError(f"strategy: {strategy.name!r} was handed in, but the experiment has peaks; leave one out")
+    if experiment.search not in (Search(), named.search):
         raise ExperimentError(
-            f"strategy: {strategy.name!r} was handed in, but the experiment names {experiment.search.strategy!r}"
+            f"strategy: handed in was {named.search!r}, but the experiment says {experiment.search!r}"
         )
     return named, strategy
+
+
+def _search_key(strategy: Strategy) -> str:
+    """A strategy's name and parameters as the value of an experiment's key `search`."""
+    parameters: Any = strategy.parameters
+    try:
+        if not isinstance(parameters, Mapping) or "strategy" in parameters:
+            raise TypeError("expected a mapping without the key strategy")
+        return json.dumps({"strategy": strategy.name, **parameters}, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ExperimentError(
+            f"strategy: its parameters must be plain values by name, found {parameters!r}: {error}"
+        ) from None
 
 
 def first_round(strategy: Strategy) -> tuple[Pair, ...]:
@@ -173,7 +182,10 @@ def first_round(strategy: Strategy) -> tuple[Pair, ...]:
 def asked_by(strategy: Strategy, cycle: int, rows: pa.Table) -> tuple[Pair, ...]:
     """What a strategy asks for, as plain numbers. ExperimentError where that cannot be trained, or is there twice."""
     asked: list[Pair] = []
-    for item in strategy.next_trials(cycle, rows):
+    answer: Any = strategy.next_trials(cycle, rows)
+    if not isinstance(answer, Sequence):
+        raise ExperimentError(f"strategy {strategy.name}, cycle {cycle}: asks for {answer!r}; expected a list, or ()")
+    for item in answer:
         try:
             max_lr, seed = item
             pair = float(max_lr), int(seed)
@@ -236,7 +248,9 @@ def _replay(cycle: int, rows: pa.Table, next_round: NextRound) -> tuple[tuple[Pa
         missing = without(pairs, there)
         if missing or not pairs:
             return missing, complete
-        assert not asked & set(pairs), "a round asks again for what an earlier one had"
+        if asked & set(pairs):
+            again = min(asked & set(pairs))
+            raise ExperimentError(f"cycle {cycle}: a round asks again for {again}, which an earlier one had")
         asked |= set(pairs)
 
 

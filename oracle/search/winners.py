@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Sequence
 
+import pyarrow as pa
+
 from oracle.execution.jobs import Pack
 from oracle.experiment import Experiment
 from oracle.runs.cycle import CycleStore
@@ -9,9 +11,9 @@ from oracle.runs.networks import read_final, read_parent, read_winner
 from oracle.training.parents import Winner
 
 
-def pack_of(store: CycleStore, seed: int, max_lr: float) -> Pack:
+def pack_of(store: CycleStore, trials: pa.Table, seed: int, max_lr: float) -> Pack:
     """The pack that committed a trial: trained again beside the same candidates, it ends with the same bits."""
-    rows = store.trials().select(["seed", "max_lr", "commit"]).to_pylist()
+    rows = trials.select(["seed", "max_lr", "commit"]).to_pylist()
     [own] = [row for row in rows if row["seed"] == seed and row["max_lr"] == max_lr]
     candidates = sorted(row["max_lr"] for row in rows if row["commit"] == own["commit"])
     return Pack(store=store, seed=seed, candidates=tuple(candidates), again=True)

@@ -39,9 +39,8 @@ class Trained:
 
     rows: list[dict[str, Any]]  # one a candidate, see `trial_rows`
     states: dict[str, Float[Tensor, "C ..."]]  # final state dicts
-    rewind: dict[
-        str, Float[Tensor, "C ..."]
-    ]  # state dicts after rewind_step steps of cycle 0; empty where not asked for
+    # State dicts after rewind_step steps of cycle 0; empty where they were not asked for.
+    rewind: dict[str, Float[Tensor, "C ..."]]
 
 
 def train(
@@ -57,7 +56,7 @@ def train(
     """Train every candidate from every parent, here and now: no files, no Ray.
 
     `parents`: by seed; None for the dense networks of all the experiment's seeds. Returns trial rows (the columns of
-    `oracle.records.TRIALS` that training knows) and final state dicts by (seed, max_lr), on the CPU.
+    `oracle.runs.tables.TRIALS` that training knows) and final state dicts by (seed, max_lr), on the CPU.
     """
     check_backend(backend)
     if len(candidates) == 0:
@@ -75,7 +74,7 @@ def train(
             trained = train_group(
                 experiment, images, parent, cycle=cycle, seed=seed, candidates=group, backend=chosen, device=device
             )
-            assert trained is not None  # nobody cancels it
+            assert isinstance(trained, Trained)  # nobody cancels it
             rows += trained.rows
             for index, max_lr in enumerate(group):
                 states[seed, max_lr] = {name: value[index].cpu() for name, value in trained.states.items()}
@@ -95,8 +94,8 @@ def train_group(
     resume: Checkpoint | None = None,
     after_epoch: Callable[[int, Callable[[], Checkpoint]], None] = lambda epochs_done, checkpoint: None,
     cancelled: Callable[[], bool] = lambda: False,
-) -> Trained | None:
-    """Train candidates side by side from one parent; `plain` takes one candidate. None where it was cancelled.
+) -> Trained | Checkpoint:
+    """Train candidates side by side from one parent; `plain` takes one candidate. A checkpoint where it was cancelled.
 
     `resume`: the checkpoint of an earlier call with the same arguments, to go on from; it is used up.
     `after_epoch` is told after every epoch how many are done; the function it gets beside makes a checkpoint of now.
@@ -111,8 +110,8 @@ def train_group(
     def seconds() -> float:
         return seconds_before + time.perf_counter() - started
 
-    def tell(best: BestSoFar) -> None:
-        after_epoch(best.epochs_done, lambda: Checkpoint(trainer=trainer.state(), best=best, seconds=seconds()))
+    def checkpoint(best: BestSoFar) -> Checkpoint:
+        return Checkpoint(trainer=trainer.state(), best=best, seconds=seconds())
 
     best = run_trainer(
         trainer,
@@ -122,12 +121,12 @@ def train_group(
         seed=seed,
         candidates=candidates,
         best=resume.best if resume else None,
-        after_epoch=tell,
+        after_epoch=lambda best: after_epoch(best.epochs_done, lambda: checkpoint(best)),
         cancelled=cancelled,
         device=device,
     )
     if not is_complete(best, experiment.training.epochs):
-        return None
+        return checkpoint(best)
     rows = trial_rows(
         best, images, cycle=cycle, seed=seed, candidates=candidates, parent=parent, seconds=seconds() / len(candidates)
     )
@@ -181,7 +180,7 @@ def trial_rows(
     parent: Parent,
     seconds: float,
 ) -> list[dict[str, Any]]:
-    """One row a candidate, as `oracle.records.TRIALS` names them; `seconds`: of one candidate."""
+    """One row a candidate, as `oracle.runs.tables.TRIALS` names them; `seconds`: of one candidate."""
     rows = []
     for index, max_lr in enumerate(candidates):
         row: dict[str, Any] = {

@@ -3,13 +3,14 @@
 import io
 import os
 import tempfile
+from bisect import bisect
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from oracle.errors import FolderError
-from oracle.runs.summaries import clip_of_gaps, mean_accuracies
+from oracle.runs.summaries import best_accuracies, clip_of_gaps, mean_accuracies
 
 if "MPLCONFIGDIR" not in os.environ:  # else matplotlib keeps its fonts' list in the home folder; making it takes 0.1 s
     _SCRATCH = tempfile.TemporaryDirectory(prefix="oracle-matplotlib-")
@@ -20,7 +21,7 @@ from matplotlib.figure import Figure
 
 
 def draw(trials: pa.Table, oracle: pa.Table, *, title: str) -> bytes:
-    """A PNG. `trials` and `oracle` as `oracle.runs.tables` reads them; cycles without a row are drawn without interval.
+    """A PNG. `trials` and `oracle` as `oracle.records` reads them; cycles without a row are drawn without interval.
 
     Colour: the gap of a candidate's mean validation accuracy to the best of its cycle, clipped (`clip_of_gaps`); a cross
     marks candidates that diverged with a seed. Raises FolderError where there are no trials yet.
@@ -35,7 +36,9 @@ def draw(trials: pa.Table, oracle: pa.Table, *, title: str) -> bytes:
     grid = np.full((len(rates), len(cycles)), np.nan)
     for (cycle, max_lr), mean in means.items():
         grid[rates.index(max_lr), cycles.index(cycle)] = mean
-    gaps = np.fmax.reduce(grid, axis=0) - grid
+    rows = oracle.to_pylist()
+    best = best_accuracies(trials)
+    gaps = np.array([best[cycle] for cycle in cycles]) - grid
     even = len(rates) > 2 and np.allclose(np.diff(rates), rates[1] - rates[0])
     axes.set_yscale("linear" if even else "log")
     edges = _edges(rates, even)
@@ -50,15 +53,15 @@ def draw(trials: pa.Table, oracle: pa.Table, *, title: str) -> bytes:
     crosses = [(cycle, max_lr) for (cycle, max_lr), mean in means.items() if np.isnan(mean)]
     if crosses:
         axes.plot(*zip(*crosses, strict=True), "x", color="0.45", markersize=4, label="diverged", linestyle="none")
-    rows = oracle.to_pylist()
+    tolerance = float((oracle.schema.metadata or {}).get(b"tolerance", b"0.005"))
     for row in rows:
-        lo, hi = edges[rates.index(row["lo"])], edges[rates.index(row["hi"]) + 1]
+        lo, hi = edges[_cell(edges, row["lo"])], edges[_cell(edges, row["hi"]) + 1]
         axes.plot(
             [row["cycle"] - 0.5, row["cycle"] + 0.5, row["cycle"] + 0.5, row["cycle"] - 0.5, row["cycle"] - 0.5],
             [lo, lo, hi, hi, lo],
             color="black",
             linewidth=1.8,
-            label="within half a point" if row is rows[0] else None,
+            label=f"within {100 * tolerance:g} points of the best" if row is rows[0] else None,
         )
     axes.plot([row["cycle"] for row in rows], [row["max_lr"] for row in rows], "o-", color="red", label="optimum")
     _label(axes, rows, cycles, title)
@@ -77,10 +80,16 @@ def _edges(rates: list[float], even: bool) -> list[float]:
     return [float(edge) for edge in (edges if even else np.exp(edges))]
 
 
+def _cell(edges: list[float], rate: float) -> int:
+    """The cell that a rate lies in, which need not have been trained; the nearest one beyond the ends."""
+    return min(max(bisect(edges, rate) - 1, 0), len(edges) - 2)
+
+
 def _label(axes: Any, rows: list[dict[str, Any]], cycles: list[int], title: str) -> None:
     axes.set_ylabel("max_lr")
     axes.set_xlabel("pruning cycle, and weights remaining")
-    remaining = {row["cycle"]: f"\n{100 * row['weights_remaining']:.3g}%" for row in rows}
+    known = [row for row in rows if row["weights_remaining"] is not None]
+    remaining = {row["cycle"]: f"\n{100 * row['weights_remaining']:.3g}%" for row in known}
     step = max(1, len(cycles) // 16)
     axes.set_xticks(cycles[::step], [f"{cycle}{remaining.get(cycle, '')}" for cycle in cycles[::step]])
     axes.set_title(title)

@@ -156,6 +156,7 @@ class LiveView:
         rows = [
             {name: getattr(trial, name) for name in ("cycle", "seed", "max_lr", "outcome", "val_accuracy")}
             for trial in self._trials
+            if trial.cycle == self._cycle  # a winner of an earlier one may be trained again meanwhile
         ]
         means = {max_lr: mean for (_, max_lr), mean in mean_accuracies(rows).items()}
         best = max((mean for mean in means.values() if not math.isnan(mean)), default=0.0)
@@ -178,7 +179,7 @@ def cells_of(row: Mapping[str, Any]) -> list[str]:
     lo, hi = f"{row['lo']:.4g}" + "*" * row["lo_on_edge"], f"{row['hi']:.4g}" + "*" * row["hi_on_edge"]
     return [
         str(row["cycle"]),
-        f"{100 * row['weights_remaining']:.2f}",
+        _percent(row["weights_remaining"], None),
         f"{row['max_lr']:.4g}",
         f"[{lo}, {hi}]",
         _percent(row["val_accuracy"], row["val_accuracy_std"]),
