@@ -4,10 +4,11 @@ The order matters: a commit's final states are written before its rows, a checkp
 can be read always has its states, and what has no row is trained again, from its last checkpoint.
 """
 
+import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -46,22 +47,17 @@ def run_pack(
         def progress(done: float, index: int = index) -> None:
             tell(PackProgress(pack=pack.name, done=(index + done) / len(groups)))
 
-        if cancelled() or not _run_group(job, group, images, tell, progress, cancelled):
-            return
+        with _crashes_named(job, group):
+            if cancelled() or not _train_and_commit(job, group, images, tell, progress, cancelled):
+                return
     tell(PackProgress(pack=pack.name, done=1.0))
 
 
-def _run_group(
-    job: Job,
-    group: Pack,
-    images: Images,
-    tell: Callable[[Event], None],
-    progress: Callable[[float], None],
-    cancelled: Callable[[], bool],
-) -> bool:
-    """Train candidates that are committed together, and commit them. False where it was cancelled before their end."""
+@contextlib.contextmanager
+def _crashes_named(job: Job, group: Pack) -> Iterator[None]:
+    """TrialError, naming search, cycle, seed and max_lr, in place of whatever is not ours."""
     try:
-        return _train_and_commit(job, group, images, tell, progress, cancelled)
+        yield
     except Error:
         raise
     except Exception as error:
@@ -85,6 +81,7 @@ def _train_and_commit(
     progress: Callable[[float], None],
     cancelled: Callable[[], bool],
 ) -> bool:
+    """Train candidates that are committed together, and commit them. False where it was cancelled before their end."""
     store, epochs = group.store, job.experiment.training.epochs
     parent = read_parent(store, group.seed)
     if parent is None:
