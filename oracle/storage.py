@@ -51,20 +51,35 @@ def kind_of(url: str | Path) -> Literal["file", "folder"] | None:
     return Folder(url).kind()
 
 
-def _parted(url: str | Path) -> tuple["Folder", str]:
-    """A file's folder and its name in it: s3://bucket/runs/a.csv?region=x is a.csv in s3://bucket/runs?region=x.
+def parted(url: str | Path) -> tuple[str, str]:
+    """Where the folder of a file lies, and the file's name in it.
 
-    FolderError where nothing is left to name a file.
+    >>> parted("runs/a.csv"), parted("s3://bucket/runs/a.csv?region=eu")
+    (('runs', 'a.csv'), ('s3://bucket/runs?region=eu', 'a.csv'))
     """
     scheme, mark, rest = str(url).rpartition("://")
-    if mark:
-        path, question, query = rest.partition("?")
-    else:
-        path, question, query = str(expanded(rest)), "", ""
-    head, slash, name = path.rpartition("/")
-    if not name or name in {".", ".."} or (mark and not head):
+    path, question, query = rest.partition("?") if mark else (str(expanded(rest)), "", "")
+    folder, slash, name = path.rpartition("/")
+    return f"{scheme}{mark}{folder or ('' if mark else slash or '.')}{question}{query}", name
+
+
+def file_within(folder: str | Path, name: str) -> str:
+    """Where a file of a folder lies.
+
+    >>> file_within("runs/mine", "oracle.parquet"), file_within("s3://bucket/mine/?region=eu", "oracle.parquet")
+    ('runs/mine/oracle.parquet', 's3://bucket/mine/oracle.parquet?region=eu')
+    """
+    if "://" not in str(folder):
+        return str(expanded(folder) / name)
+    path, question, query = str(folder).partition("?")
+    return f"{path.rstrip('/')}/{name}{question}{query}"
+
+
+def _parted(url: str | Path) -> tuple["Folder", str]:
+    folder, name = parted(url)
+    if name in {"", ".", ".."} or folder.partition("?")[0].endswith("://"):
         raise FolderError(f"{url}: names no file")
-    return Folder(f"{scheme}{mark}{head or slash or '.'}{question}{query}"), name
+    return Folder(folder), name
 
 
 class Folder:

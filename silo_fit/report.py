@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 from plotly.offline import get_plotlyjs
 
 from oracle.errors import FolderError
-from oracle.storage import expanded, kind_of, write_file
+from oracle.storage import expanded, file_within, kind_of, parted, write_file
 from silo_fit import words
 from silo_fit.figures import curve_figure, heat_map
 from silo_fit.result import Fit
-from silo_fit.tables import file_within
 
 if TYPE_CHECKING:
     import pyarrow
@@ -54,10 +53,9 @@ def find_trials(source: str) -> "pyarrow.Table | None":
 
 def _run_folder(source: str) -> str | None:
     """The folder that a source of intervals is, or whose oracle.parquet it is; None for any other table."""
-    path, question, query = source.partition("?") if "://" in source else (source, "", "")
-    folder, slash, name = path.rpartition("/")
+    folder, name = parted(source)
     if name == "oracle.parquet":
-        return (folder or slash or ".") + question + query
+        return folder
     return None if source.startswith("paper:") or name.endswith((".csv", ".parquet")) else source
 
 
@@ -74,7 +72,7 @@ def write_report(fit: Fit, target: str | Path, *, trials: "pyarrow.Table | None"
     Raises FolderError where it cannot be written, or `target` names a folder.
     """
     where = str(target)
-    only_a_bucket = "://" in where and "/" not in where.split("://", 1)[1]
+    only_a_bucket = parted(where)[0].endswith("://")
     if kind_of(where) == "folder" or only_a_bucket or where.endswith("/"):
         raise FolderError(f"{where}: is a folder; name a file in it, as in {file_within(where, 'report.html')}")
     page = render(fit, trials=trials).encode()

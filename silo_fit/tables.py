@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from oracle.errors import FolderError, TableError
-from oracle.storage import expanded, kind_of, read_file
+from oracle.storage import file_within, kind_of, parted, read_file
 from silo_fit.curve import Floats, SiloCurve
 
 if TYPE_CHECKING:
@@ -156,24 +156,12 @@ def _paper(name: str, pruning_rate: float | None) -> Intervals:
     return Intervals(**{**fields, "paper_curve": curve})
 
 
-def file_within(folder: str, name: str) -> str:
-    """Where a file of a folder lies, here or in an object store.
-
-    >>> file_within("runs/mine", "oracle.parquet"), file_within("s3://bucket/mine/?region=eu", "oracle.parquet")
-    ('runs/mine/oracle.parquet', 's3://bucket/mine/oracle.parquet?region=eu')
-    """
-    if "://" not in folder:
-        return str(expanded(folder) / name)
-    path, question, query = folder.partition("?")
-    return f"{path.rstrip('/')}/{name}{question}{query}"
-
-
 def _load(source: str) -> Any:
     """Read a file, or the oracle.parquet of a folder, here or in an object store."""
     try:
         kind = kind_of(source)
         where = file_within(source, "oracle.parquet") if kind == "folder" else source
-        suffix = Path(where.partition("?")[0] if "://" in where else where).suffix.lower()
+        suffix = Path(parted(where)[1]).suffix.lower()
         if kind and suffix not in (".csv", ".parquet"):
             raise TableError(f"{source}: not a .csv or .parquet file")
         content = read_file(where) if kind else None
