@@ -353,3 +353,14 @@ def test_a_plan_counts_the_winners_of_every_seed_that_carry_retrain_trains_again
     run_oracle(experiment, tmp_path, executor="local", strategy=dropping(experiment), pack_size=1, carry="retrain")
     again = len(trained(tmp_path)) - read_trials(tmp_path).num_rows
     assert planned.trainings_retrain - planned.trainings == again == 3 * 2
+
+
+def test_pairs_may_come_in_any_kind_of_collection(tiny: Tiny, tmp_path: Path) -> None:
+    for index, pairs in enumerate(({(0.1, 1), (0.1, 0)}, [[0.1, 0], [0.1, 1]], dict.fromkeys([(0.1, 0), (0.1, 1)]))):
+        run_oracle(
+            tiny("pruning.cycles=0"),
+            tmp_path / str(index),
+            executor="local",
+            strategy=Fixed(parameters={}, pairs=pairs),
+        )
+        assert pairs_of(read_trials(tmp_path / str(index))) == [(0.1, 0), (0.1, 1)]

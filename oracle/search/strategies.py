@@ -6,7 +6,7 @@ that is killed and goes on asks for the same trials in whatever order they finis
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -183,9 +183,9 @@ def asked_by(strategy: Strategy, cycle: int, rows: pa.Table) -> tuple[Pair, ...]
     """What a strategy asks for, as plain numbers. ExperimentError where that cannot be trained, or is there twice."""
     asked: list[Pair] = []
     answer: Any = strategy.next_trials(cycle, rows)
-    if not isinstance(answer, Sequence):
+    if not isinstance(answer, Iterable):
         raise ExperimentError(f"strategy {strategy.name}, cycle {cycle}: asks for {answer!r}; expected a list, or ()")
-    for item in answer:
+    for item in sorted(answer) if isinstance(answer, Set) else answer:  # a set has no order to train in
         try:
             max_lr, seed = item
             pair = float(max_lr), int(seed)
