@@ -206,6 +206,7 @@ def test_carry_retrain_ends_with_the_same_bits(tiny: Tiny, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("backend", ["plain", "pack"])
+@pytest.mark.slow
 def test_lost_winners_are_trained_once_more_and_nothing_else(tiny: Tiny, tmp_path: Path, backend: Any) -> None:
     run_oracle(tiny(), tmp_path / "a", executor="local", backend=backend)
     whole = run_oracle(tiny("pruning.cycles=3"), tmp_path / "b", executor="local", backend=backend)
@@ -221,6 +222,7 @@ def test_lost_winners_are_trained_once_more_and_nothing_else(tiny: Tiny, tmp_pat
 
 
 @pytest.mark.parametrize("damage", ["deleted", "truncated", "not a network", "all deleted"])
+@pytest.mark.slow
 def test_a_finished_run_gets_a_damaged_winner_back(tiny: Tiny, tmp_path: Path, damage: str) -> None:
     table = run_oracle(tiny(), tmp_path, executor="local")
     rates = table["max_lr"].to_pylist()
@@ -277,6 +279,7 @@ def test_a_run_that_began_meanwhile_is_not_taken_over(
     assert read_oracle(tmp_path).equals(begun[0])
 
 
+@pytest.mark.slow
 def test_plain_and_pack_backends_find_the_same_optima_in_float64(tiny: Tiny, tmp_path: Path) -> None:
     plain = run_oracle(tiny("training.precision=fp64"), tmp_path / "a", executor="local", backend="plain")
     pack = run_oracle(tiny("training.precision=fp64"), tmp_path / "b", executor="local", backend="pack")
@@ -309,6 +312,7 @@ def test_one_diverged_candidate_is_a_row_and_never_wins(tiny: Tiny, tmp_path: Pa
     assert not any(row["hi_on_edge"] for row in table)
 
 
+@pytest.mark.slow
 def test_the_grid_grows_past_the_edge_until_the_end_is_inside(tiny: Tiny, tmp_path: Path) -> None:
     low = "grid={spacing: log, low: 1e-4, high: 1e-3, points: 3, extend: true, max_extra: 12}"
     experiment = tiny(low, "pruning.cycles=1")

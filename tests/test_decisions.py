@@ -109,6 +109,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("damage", ["deleted", *damaged(b'{"basis": {}, "rounds": [], "row": {}}')])
+@pytest.mark.slow
 def test_a_decision_that_is_lost_is_made_anew_from_the_trials(whole_run: Path, tmp_path: Path, damage: str) -> None:
     out = shutil.copytree(whole_run, tmp_path / "run")
     path, starts, table = out / "decisions/cycle=001.json", trained(out), read_oracle(out)

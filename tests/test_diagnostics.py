@@ -19,6 +19,8 @@ from oracle.search.run import run_oracle
 from oracle.storage import Folder
 from oracle.training.parents import Winner, first_parent, fresh_network, next_parent, parent_network
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 AFTER = lineage([0.1])
 NET = ("1.weight", "3.weight", "5.weight")  # of mlp-64x2

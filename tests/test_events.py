@@ -276,6 +276,7 @@ def test_of_a_winner_trained_again_the_terminal_shows_the_accuracies_of_its_own_
 
 
 @pytest.mark.parametrize("executor", EVERY_EXECUTOR)
+@pytest.mark.slow
 def test_a_cancelled_search_keeps_what_is_finished_and_goes_on_from_there(
     tiny: Tiny, tmp_path: Path, executor: str
 ) -> None:

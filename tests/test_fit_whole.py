@@ -31,6 +31,8 @@ TABLE = pd.DataFrame(
     }
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def result():

@@ -369,6 +369,7 @@ def slow_interval(counts, losses, rates, images, tolerance):
 
 @settings(deadline=None, max_examples=400)
 @given(st.data())
+@pytest.mark.slow
 def test_the_interval_is_what_the_rules_say(data):
     images = data.draw(st.sampled_from([20, 200, 360, 5000]))
     size, seeds = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 4))

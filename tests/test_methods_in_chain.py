@@ -32,6 +32,8 @@ NARROW = (
     "seeds=[3]",
 )
 
+pytestmark = pytest.mark.slow
+
 
 def narrow(*overrides):
     return load_experiment("digits-mlp", overrides=[*NARROW, *overrides])

@@ -263,6 +263,7 @@ def test_merging_drops_the_rows_of_other_chains(folder):
 
 @settings(deadline=None, max_examples=20)
 @given(st.data())
+@pytest.mark.slow
 def test_any_commits_in_any_order_merge_to_the_same_rows(tmp_path_factory, data):
     trials = [trial(max_lr, seed, commit=f"c-{max_lr:g}-{seed}") for max_lr in (0.1, 0.2, 0.3) for seed in (0, 1)]
     committed = data.draw(st.lists(st.sampled_from(range(6)), min_size=6, max_size=10).filter(lambda x: len({*x}) == 6))

@@ -241,6 +241,7 @@ def test_a_diverged_row_has_no_scores(tiny, backend):
 
 @pytest.mark.parametrize("optimizer", SETTINGS)
 @pytest.mark.parametrize(("backend", "network"), [("plain", "mlp-64x2"), ("pack", "mlp-64x2"), ("plain", "resnet8")])
+@pytest.mark.slow
 def test_a_resumed_training_ends_with_the_bits_of_an_undisturbed_one(tiny, backend, network, optimizer):
     experiment = tiny(
         f"network.name={network}",
