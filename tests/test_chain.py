@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,7 @@ from oracle.search.packing import fair_pack_size
 from oracle.search.run import run_oracle
 from oracle.search.strategies import every
 from oracle.storage import Folder
+from oracle.training.backends import Backend
 from oracle.training.parents import Winner, first_parent, next_parent
 
 Tiny = Callable[..., Experiment]
@@ -391,6 +392,10 @@ def test_a_flag_that_is_none_is_refused_by_its_name(tiny: Tiny, tmp_path: Path, 
     with pytest.raises(ExperimentError, match=f"{flag}: expected"):
         run_oracle(tiny(), tmp_path / "a", **arguments)
     assert not (tmp_path / "a").exists()
+
+
+def test_the_backends_that_may_be_asked_for_are_those_there_are_and_auto() -> None:
+    assert get_args(executors.BackendChoice) == ("auto", *get_args(Backend))
 
 
 def test_an_address_means_nothing_to_the_local_executor(tiny: Tiny, tmp_path: Path) -> None:

@@ -316,16 +316,9 @@ def test_a_group_resumed_from_a_checkpoint_ends_with_the_same_rows_and_states(ti
         assert all(len(value) == len(candidates) and torch.equal(value, other[name]) for name, value in one.items())
 
 
-@pytest.mark.parametrize(("asked", "epochs"), [(1, 0), (2, 1), (3, 2)])  # the how-manieth asking says yes
-def test_a_cancelled_group_stops_between_epochs_and_gives_its_checkpoint(tiny, asked, epochs):
-    experiment, told, questions = tiny(), [], []
-    images = load_images(experiment, CPU)
-
-    def cancelled():
-        questions.append(True)
-        return len(questions) == asked
-
-    trained = train_group(
+def _one_candidate(experiment, images, told, cancelled):
+    """Trained from the dense network, keeping in `told` how many epochs were done."""
+    return train_group(
         experiment,
         images,
         first_parent(experiment, 0, images),
@@ -337,6 +330,18 @@ def test_a_cancelled_group_stops_between_epochs_and_gives_its_checkpoint(tiny, a
         after_epoch=lambda epochs_done, checkpoint: told.append(epochs_done),
         cancelled=cancelled,
     )
+
+
+@pytest.mark.parametrize(("asked", "epochs"), [(1, 0), (2, 1), (3, 2)])  # the how-manieth asking says yes
+def test_a_cancelled_group_stops_between_epochs_and_gives_its_checkpoint(tiny, asked, epochs):
+    experiment, told, questions = tiny(), [], []
+    images = load_images(experiment, CPU)
+
+    def cancelled():
+        questions.append(True)
+        return len(questions) == asked
+
+    trained = _one_candidate(experiment, images, told, cancelled)
     assert isinstance(trained, Checkpoint)
     assert trained.best.epochs_done == epochs
     assert told == list(range(1, epochs + 1))
@@ -346,18 +351,7 @@ def test_a_cancelled_group_stops_between_epochs_and_gives_its_checkpoint(tiny, a
 def test_a_complete_group_gives_its_rows_although_it_is_cancelled(tiny):
     experiment, told = tiny(), []
     images = load_images(experiment, CPU)
-    trained = train_group(
-        experiment,
-        images,
-        first_parent(experiment, 0, images),
-        cycle=0,
-        seed=0,
-        candidates=[0.1],
-        backend="plain",
-        device=CPU,
-        after_epoch=lambda epochs_done, checkpoint: told.append(epochs_done),
-        cancelled=lambda: len(told) == 3,
-    )
+    trained = _one_candidate(experiment, images, told, lambda: len(told) == 3)
     assert [row["outcome"] for row in trained.rows] == ["finished"]
 
 

@@ -131,12 +131,7 @@ class Chain:
 
     def _diagnose(self, store: CycleStore, progress: CycleProgress) -> None:
         """Write what is missing of the winners' diagnostics, where the experiment asks for them."""
-        if not self._experiment.diagnostics:
-            return
-        after = lineage([*self._optima, progress.chosen])
-        for seed in self._seeds:
-            if has_diagnostics(store, seed, after):
-                continue
+        for seed in self._undiagnosed(store, progress):
             parent, winner = read_parent(store, seed), read_winner(store, seed, progress.chosen)
             assert parent is not None
             assert winner is not None
@@ -148,7 +143,7 @@ class Chain:
                 max_lr=progress.chosen,
                 parent=parent,
                 winner=winner,
-                after=after,
+                after=self._lineage_after(progress),
             )
             write_diagnostics(store, seed, table)
 
@@ -216,10 +211,17 @@ class Chain:
             return False
         if progress.row | {"seconds": None} != self._rows[store.cycle] | {"seconds": None}:
             return False
-        after = lineage([*self._optima, progress.chosen])
-        return winners_are_whole(store, self._seeds) and (
-            not self._experiment.diagnostics or all(has_diagnostics(store, seed, after) for seed in self._seeds)
-        )
+        return winners_are_whole(store, self._seeds) and not self._undiagnosed(store, progress)
+
+    def _undiagnosed(self, store: CycleStore, progress: CycleProgress) -> list[int]:
+        """Seeds whose winners' diagnostics are asked for, and missing."""
+        after = self._lineage_after(progress)
+        seeds = self._seeds if self._experiment.diagnostics else ()
+        return [seed for seed in seeds if not has_diagnostics(store, seed, after)]
+
+    def _lineage_after(self, progress: CycleProgress) -> str:
+        """Of what follows from the winners of the cycle at work."""
+        return lineage([*self._optima, progress.chosen])
 
     def _known_rows(self) -> list[Row]:
         try:
