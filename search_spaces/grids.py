@@ -1,9 +1,17 @@
 """Which peak learning rates are tried at a cycle, and how a grid grows past its edge."""
 
+import math
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# Learning rates beyond these train nothing, or overflow float32 at the first step: Adam divides by 1 - beta, which may be
+# 1e-16.
+LEAST_RATE = 1e-30
+MOST_RATE = 1e20
+MOST_POINTS = 10_000
+Rate = Annotated[float, Field(ge=LEAST_RATE, le=MOST_RATE)]
 
 
 class MaxLrGrid(BaseModel):
@@ -11,7 +19,7 @@ class MaxLrGrid(BaseModel):
 
     `linear` and `log` lay `points` values over [low, high], ends included; `explicit` takes `values` as they stand.
     With `extend`, a cycle whose optimum or interval ends on an edge grows past that edge by the grid's own spacing, at
-    most `max_extra` candidates a cycle; a linear grid stops growing downward above 0.
+    most `max_extra` candidates a cycle; a linear grid stops growing downward above 0, and any at 1e-30 and 1e20.
 
     >>> MaxLrGrid(low=0.01, high=0.03, points=3).candidates()
     (0.01, 0.02, 0.03)
@@ -22,12 +30,13 @@ class MaxLrGrid(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     spacing: Literal["linear", "log", "explicit"] = "linear"
-    low: PositiveFloat = 1e-4  # learning rate; not used by `explicit`
-    high: PositiveFloat = 1e-1
-    points: int = Field(default=51, ge=1, le=10_000)
-    values: tuple[PositiveFloat, ...] | None = Field(default=None, strict=False)  # `explicit` only; a list will do
+    low: Rate = 1e-4  # learning rate; not used by `explicit`
+    high: Rate = 1e-1
+    points: int = Field(default=51, ge=1, le=MOST_POINTS)
+    # `explicit` only; a list will do
+    values: tuple[Rate, ...] | None = Field(default=None, strict=False, max_length=MOST_POINTS)
     extend: bool = False
-    max_extra: int = Field(default=24, ge=1, le=10_000)  # candidates that `extend` may add at one cycle
+    max_extra: int = Field(default=24, ge=1, le=MOST_POINTS)  # candidates that `extend` may add at one cycle
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -72,10 +81,11 @@ class MaxLrGrid(BaseModel):
         stride = max(1, len(base) // 8)
         grown = set(candidates)
         for step in range(1, stride + 1):
-            if high and len(grown) < len(base) + self.max_extra:
-                grown.add(self._at(len(base) - 1 + above + step))
-            if low and len(grown) < len(base) + self.max_extra and (rate := self._at(-below - step)) > 0:
-                grown.add(rate)
+            for asked, index in ((high, len(base) - 1 + above + step), (low, -below - step)):
+                if asked and len(grown) < len(base) + self.max_extra:
+                    rate = self._at(index)
+                    if LEAST_RATE <= rate <= MOST_RATE:
+                        grown.add(rate)
         return tuple(sorted(grown))
 
     def _at(self, index: int) -> float:
@@ -97,7 +107,10 @@ class MaxLrGrid(BaseModel):
         elif index == self.points - 1:
             return self.high
         elif self.spacing == "log":
-            rate = self.low * (self.high / self.low) ** (index / (self.points - 1))
+            try:
+                rate = self.low * (self.high / self.low) ** (index / (self.points - 1))
+            except OverflowError:  # far beyond an edge
+                return math.inf
         else:
             rate = self.low + (self.high - self.low) * index / (self.points - 1)
             if rate < 1e-9 * self.high:  # 0 up to rounding
