@@ -1,5 +1,15 @@
-"""`python -m oracle`."""
+"""The command `oracle`, and `python -m oracle`: hears Ctrl-C before it imports what takes a moment."""
 
-from oracle.cli import main
+from oracle.view import stopping
 
-main()
+
+def main() -> None:
+    """Run the command."""
+    stopping.listen()
+    from oracle.cli import main as command
+
+    command()
+
+
+if __name__ == "__main__":
+    main()

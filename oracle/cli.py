@@ -1,10 +1,10 @@
 """The command `oracle`."""
 
+import contextlib
 import io
 import json
-import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,8 +12,10 @@ import typer
 from rich.console import Console
 
 from oracle.errors import BudgetError, Error, FolderError
+from oracle.events import CancelToken
 from oracle.execution.executors import EXECUTORS, BackendChoice
 from oracle.experiment import Experiment, load_experiment, preset_names
+from oracle.view import stopping
 
 if TYPE_CHECKING:
     from oracle.search.estimate import Plan
@@ -78,13 +80,14 @@ def search(
     out = out or f"runs/{experiment.name}"
     if max_hours is not None:
         _check_budget(_plan(experiment, executor, address, slots, backend, pack_size, out), max_hours)
-    from oracle.search.run import run_oracle
-    from oracle.view.terminal import LiveView
+    with _imports_of_torch():
+        from oracle.search.run import run_oracle
+        from oracle.view.terminal import LiveView
 
     # The stream itself: while Ray trains, the names sys.stdout and sys.stderr lead nowhere.
     view = LiveView(Console(file=sys.stderr, highlight=False, markup=False, emoji=False))
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
+    cancel = CancelToken()
+    with stopping.telling(cancel.cancel):
         run_oracle(
             experiment,
             out,
@@ -96,12 +99,8 @@ def search(
             carry=carry,
             checkpoint_seconds=checkpoint_seconds,
             listeners=[view],
+            cancel=cancel,
         )
-    except KeyboardInterrupt:
-        Console(stderr=True, highlight=False).print(
-            "stopped; what was finished is kept. The same command goes on from there"
-        )
-        raise typer.Exit(130) from None
     _show(out, as_json, view.notes)
 
 
@@ -191,8 +190,9 @@ def convert(
     out: Annotated[str, typer.Option(help="The safetensors file to write, for network.weights.", callback=_not_empty)],
 ) -> None:
     """Turn a torchvision checkpoint into the weights that a search can start from."""
-    from oracle.networks.pretrained import convert_checkpoint
-    from oracle.storage import expanded
+    with _imports_of_torch():
+        from oracle.networks.pretrained import convert_checkpoint
+        from oracle.storage import expanded
 
     changes = convert_checkpoint(checkpoint, out, name=network, num_classes=classes, input_shape=(3, side, side))
     console = _console()
@@ -212,13 +212,20 @@ def run(command: Callable[..., Any]) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # where only ASCII can be shown: ? and no traceback
     try:
-        command()
+        with stopping.orderly():
+            command()
     except Error as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
+
+
+@contextlib.contextmanager
+def _imports_of_torch() -> Iterator[None]:
+    """They take seconds, in which nothing is under way yet."""
+    with stopping.at_once():
+        import oracle.execution.compilers  # noqa: F401  # before all others
+
+        yield
 
 
 def _address(context: typer.Context, address: str | None, executor: str) -> str | None:
@@ -245,7 +252,8 @@ def _plan(
     pack_size: int | None,
     out: str | None,
 ) -> "Plan":
-    from oracle.search.estimate import plan
+    with _imports_of_torch():
+        from oracle.search.estimate import plan
 
     return plan(
         experiment,
@@ -333,7 +341,3 @@ def _size(num_bytes: int) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} GB"
-
-
-def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt

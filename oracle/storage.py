@@ -9,8 +9,9 @@ import fnmatch
 import os
 import secrets
 import shutil
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal, Self
 
@@ -21,23 +22,44 @@ from oracle.errors import FolderError
 
 _FAULTS = (OSError, pa.ArrowException)  # what a local disk and pyarrow.fs raise
 _ABSENT = (FileNotFoundError, NotADirectoryError)
+_KINDS: Mapping[Callable[[int], bool], str] = {
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a pipe",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
+_SHOWN = 150  # characters of a long path that a message shows, from its start and from its end
+_LONGEST_REASON = 400  # characters
 PARTIAL_SECONDS = 600.0  # since its last change: a file half written for as long has no writer any more, and is removed
 
 
+def shown(path: object) -> str:
+    """A path for a message: control characters written out, and of a long one the start and the end.
+
+    >>> shown("runs/mine"), shown("runs/\\0"), len(shown("x" * 5000))
+    ('runs/mine', "'runs/\\\\x00'", 305)
+    """
+    text = str(path)
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= 2 * _SHOWN else f"{text[:_SHOWN]} ... {text[-_SHOWN:]}"
+
+
 def expanded(path: str | Path) -> Path:
-    """A path with `~` and `~user` replaced by home folders. FolderError where there is no such user, or for a NUL."""
-    if "\0" in str(path):
-        raise FolderError(f"{str(path)!r}: holds a NUL character, which no path can; is it damaged?")
+    """A path with `~` and `~user` replaced by home folders. FolderError where there is no such user, or no such path."""
     try:
-        return Path(path).expanduser()
+        return Path(_possible(path)).expanduser()
     except RuntimeError:
-        raise FolderError(f"{path}: there is no such home folder; give the path without ~") from None
+        raise FolderError(f"{shown(path)}: there is no such home folder; give the path without ~") from None
 
 
-def read_file(url: str | Path) -> bytes | None:
-    """The bytes of one file, here or in an object store; None where there is no such file. FolderError as `Folder.read`."""
+def read_file(url: str | Path, most: int | None = None) -> bytes | None:
+    """The bytes of one file, or its first `most`, here or in an object store; None where there is no such file.
+
+    FolderError as `Folder.read`.
+    """
     folder, name = _parted(url)
-    return folder.read(name)
+    return folder.read(name, most)
 
 
 def write_file(url: str | Path, content: bytes) -> None:
@@ -57,7 +79,7 @@ def parted(url: str | Path) -> tuple[str, str]:
     >>> parted("runs/a.csv"), parted("s3://bucket/runs/a.csv?region=eu")
     (('runs', 'a.csv'), ('s3://bucket/runs?region=eu', 'a.csv'))
     """
-    scheme, mark, rest = str(url).rpartition("://")
+    scheme, mark, rest = _possible(url).rpartition("://")
     path, question, query = rest.partition("?") if mark else (str(expanded(rest)), "", "")
     folder, slash, name = path.rpartition("/")
     return f"{scheme}{mark}{folder or ('' if mark else slash or '.')}{question}{query}", name
@@ -78,7 +100,7 @@ def file_within(folder: str | Path, name: str) -> str:
 def _parted(url: str | Path) -> tuple["Folder", str]:
     folder, name = parted(url)
     if name in {"", ".", ".."} or folder.partition("?")[0].endswith("://"):
-        raise FolderError(f"{url}: names no file")
+        raise FolderError(f"{shown(url)}: names no file")
     return Folder(folder), name
 
 
@@ -87,19 +109,21 @@ class Folder:
 
     def __init__(self, url: str | Path) -> None:
         """`url`: a path, or s3://bucket/key and the like as `pyarrow.fs` reads them."""
-        self.url = str(url)
+        self.url = _possible(url)
         self._remote: pa.fs.FileSystem | None = None
         if "://" in self.url:
             try:
                 self._remote, self._base = pa.fs.FileSystem.from_uri(self.url)
-            except _FAULTS as error:
-                raise FolderError(f"{self.url}: is not a location that can be opened: {error}") from None
+            except (*_FAULTS, ValueError) as error:  # ValueError: text that is not UTF-8
+                raise FolderError(
+                    f"{shown(self.url)}: is not a location that can be opened: {_reason(error)}"
+                ) from None
             if not self._base:
-                raise FolderError(f"{self.url}: names no bucket; expected one, as in s3://bucket/runs/name")
+                raise FolderError(f"{shown(self.url)}: names no bucket; expected one, as in s3://bucket/runs/name")
         if isinstance(self._remote, pa.fs.LocalFileSystem):  # file:// is a path
-            self._remote, self.url = None, self._base
+            self._remote, self.url = None, _possible(self._base)  # %00 is a NUL
         elif self._remote is None:
-            self.url = str(expanded(url).absolute())
+            self.url = _absolute(expanded(url))
             self._base = self.url
 
     @property
@@ -116,16 +140,22 @@ class Folder:
 
     def read(self, name: str, most: int | None = None) -> bytes | None:
         """The file's bytes, or its first `most`; None where there is no such file."""
+        path = self._path(name)
         try:
             if self._remote is None:
-                with open(self._path(name), "rb") as file:
+                _check_kind(path, "read")  # before it is opened: a pipe would wait for a writer, a device may never end
+                with open(path, "rb") as file:
                     return file.read(most)
-            with self._remote.open_input_file(self._path(name)) as stream:
+            with self._remote.open_input_file(path) as stream:
                 return bytes(stream.read(most))
         except _ABSENT:
             return None
+        except (MemoryError, OverflowError):
+            raise FolderError(
+                f"{self._shown(name)}: cannot be read: its {self.size(name) or 0:,} bytes do not fit into memory"
+            ) from None
         except _FAULTS as error:
-            raise FolderError(f"{self / name}: cannot be read: {error}") from error
+            raise FolderError(f"{self._shown(name)}: cannot be read: {_reason(error)}") from error
 
     def write(self, name: str, content: bytes) -> None:
         """Put a whole file in place of what was there."""
@@ -137,7 +167,7 @@ class Folder:
                 with self._remote.open_output_stream(path) as file:
                     file.write(content)
         except _FAULTS as error:
-            raise FolderError(_explain(error, self / name, len(content))) from error
+            raise FolderError(_explain(error, self._shown(name), len(content))) from error
 
     def append_line(self, name: str, line: bytes) -> None:
         """Add a line to a file, which is made if it is not there. Local folders alone: object stores cannot.
@@ -145,7 +175,7 @@ class Folder:
         A full disk or a killed process may leave a part of the line; the next one begins anew all the same.
         """
         if self._remote is not None:
-            raise FolderError(f"{self / name}: nothing can be appended to a file in an object store")
+            raise FolderError(f"{self._shown(name)}: nothing can be appended to a file in an object store")
         path = Path(self._path(name))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +185,7 @@ class Folder:
                     line = line if file.read(1) == b"\n" else b"\n" + line
                 file.write(line + b"\n")
         except OSError as error:
-            raise FolderError(_explain(error, self / name, len(line))) from error
+            raise FolderError(_explain(error, self._shown(name), len(line))) from error
 
     def write_if_changed(self, name: str, content: bytes) -> None:
         """As `write`, but a file that holds these bytes already is left alone."""
@@ -173,7 +203,7 @@ class Folder:
             files = [info for info in self._remote.get_file_info(selector) if info.type == pa.fs.FileType.File]
             return sorted(str(PurePosixPath(info.path).relative_to(self._base)) for info in files)
         except _FAULTS as error:
-            raise FolderError(f"{self / below}: cannot be listed: {error}") from error
+            raise FolderError(f"{self._shown(below)}: cannot be listed: {_reason(error)}") from error
 
     def delete(self, name: str) -> None:
         """Remove a file; none there is fine."""
@@ -185,7 +215,12 @@ class Folder:
         except FileNotFoundError:
             return
         except _FAULTS as error:
-            raise FolderError(f"{self / name}: cannot be removed: {error}") from error
+            raise FolderError(f"{self._shown(name)}: cannot be removed: {_reason(error)}") from error
+
+    def set_aside(self, name: str) -> None:
+        """Rename a file that is not whole to end in .unreadable, so that it is seen and never read again."""
+        self.write(f"{name}.unreadable", self.read(name) or b"")
+        self.delete(name)
 
     def delete_below(self, name: str) -> None:
         """Remove a folder and all in it, as far as that can be done: only for what nobody will read again."""
@@ -211,13 +246,13 @@ class Folder:
             os.makedirs(self._base, exist_ok=True)
             folder = os.open(self._base, os.O_RDONLY)
         except OSError as error:
-            raise FolderError(_explain(error, self.url, 0)) from error
+            raise FolderError(_explain(error, shown(self.url), 0)) from error
         try:
             try:
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise FolderError(
-                    f"{self.url}: another search is at work in this folder; wait for its end, or give another --out"
+                    f"{shown(self.url)}: another search is at work in this folder; wait for its end, or give another --out"
                 ) from None
             except OSError:
                 pass  # no locks on this disk
@@ -233,7 +268,7 @@ class Folder:
                 return "folder" if path.is_dir() else "file" if path.exists() else None
             found = self._remote.get_file_info(self._base).type
         except _FAULTS as error:
-            raise FolderError(f"{self.url}: cannot be read: {error}") from error
+            raise FolderError(f"{shown(self.url)}: cannot be read: {_reason(error)}") from error
         if found == pa.fs.FileType.Directory:
             return "folder"
         return "file" if found == pa.fs.FileType.File else None
@@ -247,7 +282,7 @@ class Folder:
         except _ABSENT:
             return None
         except _FAULTS as error:
-            raise FolderError(f"{self / name}: cannot be read: {error}") from error
+            raise FolderError(f"{self._shown(name)}: cannot be read: {_reason(error)}") from error
         return int(info.size) if info.type == pa.fs.FileType.File else None
 
     def delete_partials(self) -> None:
@@ -260,14 +295,21 @@ class Folder:
                     if time.time() - path.stat().st_mtime > PARTIAL_SECONDS:
                         path.unlink()
 
+    def _shown(self, name: str) -> str:
+        return shown(self / name)
+
     def _path(self, name: str) -> str:
-        parts = PurePosixPath(name).parts
+        parts = PurePosixPath(_possible(name)).parts
         if ".." in parts or name.startswith("/"):
-            raise FolderError(f"{name!r} would lie outside {self.url}; names are relative, without '..'")
+            raise FolderError(
+                f"{shown(repr(name))} would lie outside {shown(self.url)}; names are relative, without '..'"
+            )
         return "/".join([self._base.rstrip("/"), *parts])
 
 
 def _write_and_rename(path: Path, content: bytes) -> None:
+    with contextlib.suppress(*_ABSENT):
+        _check_kind(path, "written")  # /dev/null would become a file
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -276,6 +318,33 @@ def _write_and_rename(path: Path, content: bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _possible(path: str | Path) -> str:
+    """The path as text. FolderError where no file system can have it."""
+    text = str(path)
+    if "\0" in text:
+        raise FolderError(f"{shown(text)}: holds a NUL character, which no path can; is it damaged?")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise FolderError(f"{shown(text)}: holds half of a surrogate pair, which no path can; is it damaged?") from None
+    return text
+
+
+def _absolute(path: Path) -> str:
+    try:
+        return str(path.absolute())
+    except OSError as error:  # the current folder was removed
+        raise FolderError(f"{shown(path)}: there is no current folder to begin at: {_reason(error)}") from None
+
+
+def _check_kind(path: str | Path, what: str) -> None:
+    """FolderError unless a file lies there. OSError where that cannot be seen."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        found = next((name for is_one, name in _KINDS.items() if is_one(mode)), "something else")
+        raise FolderError(f"{shown(path)}: cannot be {what}: it is {found}, expected a file")
 
 
 def _unless_absent(error: OSError) -> None:
@@ -289,4 +358,10 @@ def _explain(error: Exception, where: str, size: int) -> str:
             f"{where}: the disk is full ({size / 1e6:.1f} MB were to be written). "
             "Nothing that was finished is lost: free some space and run the same command again"
         )
-    return f"{where}: cannot be written: {getattr(error, 'strerror', None) or error}"
+    return f"{where}: cannot be written: {_reason(error)}"
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong; the file is named beside it."""
+    text = getattr(error, "strerror", None) or str(error)
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} ..."

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from oracle.errors import FolderError, TableError
-from oracle.storage import file_within, kind_of, parted, read_file
+from oracle.storage import file_within, kind_of, parted, read_file, shown
 from silo_fit.curve import Floats, SiloCurve
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _paper(name: str, pruning_rate: float | None) -> Intervals:
 
     tables = _paper_tables()
     if name not in tables:
-        raise TableError(f"the paper has no table {name!r}; there are {' and '.join(paper_names())}")
+        raise TableError(f"the paper has no table {shown(repr(name))}; there are {' and '.join(paper_names())}")
     entry = tables[name]
     rows = [dict(zip(entry["columns"], row, strict=True)) for row in entry["rows"]]
     table = pa.Table.from_pylist(rows).replace_schema_metadata({"pruning_rate": str(entry["pruning_rate"])})
@@ -163,16 +163,16 @@ def _load(source: str) -> Any:
         where = file_within(source, "oracle.parquet") if kind == "folder" else source
         suffix = Path(parted(where)[1]).suffix.lower()
         if kind and suffix not in (".csv", ".parquet"):
-            raise TableError(f"{source}: not a .csv or .parquet file")
+            raise TableError(f"{shown(source)}: not a .csv or .parquet file")
         content = read_file(where) if kind else None
     except FolderError as error:
         raise TableError(str(error)) from error
     if content is not None:
         return _parsed(source, content, suffix)
     if kind == "folder":
-        raise TableError(f"{source}: no oracle.parquet in this folder; has its search finished a cycle?")
+        raise TableError(f"{shown(source)}: no oracle.parquet in this folder; has its search finished a cycle?")
     raise TableError(
-        f"{source}: no such file or folder; give oracle.parquet, a search's folder, a CSV file, "
+        f"{shown(source)}: no such file or folder; give oracle.parquet, a search's folder, a CSV file, "
         f"or {' or '.join(paper_names())}"
     )
 
@@ -187,7 +187,7 @@ def _parsed(source: str, content: bytes, suffix: str) -> Any:
         return read(pa.BufferReader(content))
     except (pa.ArrowException, OSError) as error:
         said = str(error).splitlines()[0].replace("\0", "")
-        raise TableError(f"{source}: cannot be read: {said}. A CSV file is UTF-8 text with commas") from error
+        raise TableError(f"{shown(source)}: cannot be read: {said}. A CSV file is UTF-8 text with commas") from error
 
 
 def _columns(table: Any) -> dict[str, list[Any]]:

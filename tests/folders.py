@@ -3,16 +3,19 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from oracle.runs.cycle import CycleStore, lineage
+from oracle.runs.cycle import CycleStore
+from oracle.runs.lineage import lineages_of
 from oracle.runs.networks import read_winner
-from oracle.runs.records import attempts
+from oracle.runs.records import attempts, read_experiment
 from oracle.storage import Folder
 from oracle.training.parents import Winner
 
 
 def store_of(out: Path, cycle: int, optima: Sequence[float]) -> CycleStore:
     """A cycle along the chain with these optima."""
-    return CycleStore(folder=Folder(out), cycle=cycle, lineage=lineage(optima[:cycle]))
+    folder = Folder(out)
+    lineages = lineages_of(folder, read_experiment(folder))
+    return CycleStore(folder=folder, cycle=cycle, lineage=lineages.after(optima[:cycle]))
 
 
 def winner_name(cycle: int, seed: int) -> str:

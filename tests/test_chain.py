@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -16,13 +17,14 @@ from folders import trained, winner_name, winner_of
 from listeners import noting
 
 from oracle.data import load_images
-from oracle.errors import ClusterError, DivergedError, ExperimentError, FolderError, NetworkError
-from oracle.events import Event, TrainingStarted
+from oracle.errors import CancelledError, ClusterError, DivergedError, ExperimentError, FolderError, NetworkError
+from oracle.events import CancelToken, Event, TrainingStarted, TrialFinished
 from oracle.execution import executors
 from oracle.execution.jobs import plan_packs
 from oracle.execution.local import LocalExecutor
 from oracle.experiment import Experiment
-from oracle.runs.cycle import CycleStore, lineage
+from oracle.runs.cycle import CycleStore
+from oracle.runs.lineage import Lineages
 from oracle.runs.records import read_experiment, read_oracle, read_trials
 from oracle.search.intervals import find_interval
 from oracle.search.packing import fair_pack_size
@@ -71,6 +73,7 @@ def test_finished_cycles_keep_one_file_of_rows_and_the_winners_alone(tiny: Tiny,
     run_oracle(tiny(), tmp_path, executor="local")
     names = [name for name in Folder(tmp_path).names() if not name.startswith("attempts/")]
     chain = read_oracle(tmp_path)["max_lr"].to_pylist()
+    lineages = Lineages(experiment=tiny())
     assert names == sorted(
         ["events.jsonl", "experiment.yaml", "oracle.parquet", "settings.json"]
         + [f"decisions/cycle={cycle:03d}.json" for cycle in range(3)]
@@ -78,7 +81,7 @@ def test_finished_cycles_keep_one_file_of_rows_and_the_winners_alone(tiny: Tiny,
             name
             for cycle in range(3)
             for name in names
-            if f"cycle={cycle:03d}/merged-{lineage(chain[:cycle])}-" in name
+            if f"cycle={cycle:03d}/merged-{lineages.after(chain[:cycle])}-" in name
         ]
         + [winner_name(cycle, seed) for cycle in range(3) for seed in (0, 1)]
     )
@@ -411,11 +414,63 @@ def test_a_cluster_that_is_not_there_claims_no_folder(tiny: Tiny, tmp_path: Path
 
 
 def test_a_pack_that_is_partly_done_trains_the_rest_alone(tiny: Tiny, tmp_path: Path) -> None:
-    run_oracle(tiny("grid.values=[0.02, 0.1]", "pruning.cycles=0"), tmp_path, executor="local", backend="pack")
-    experiment = tiny("pruning.cycles=0")
-    (tmp_path / "experiment.yaml").write_text(experiment.to_yaml())  # as if a grid had grown by one in between
-    run_oracle(experiment, tmp_path, executor="local", backend="pack")
+    token = CancelToken()
+
+    def stop(event: Event) -> None:
+        if isinstance(event, TrialFinished):
+            token.cancel()
+
+    def search(cancel: CancelToken | None) -> None:
+        run_oracle(
+            tiny("pruning.cycles=0"),
+            tmp_path,
+            executor="local",
+            backend="plain",
+            pack_size=3,
+            slots=1,
+            listeners=[stop],
+            cancel=cancel,
+        )
+
+    with pytest.raises(CancelledError):
+        search(token)
+    assert trained(tmp_path) == [(0, 0, 0.02)]
+    search(None)
     assert trained(tmp_path) == [(0, seed, rate) for seed in (0, 1) for rate in (0.02, 0.1, 0.4)]
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each file of trials was read."""
+    counted: Counter[str] = Counter()
+    read = Folder.read
+
+    def count(self: Folder, name: str, most: int | None = None) -> bytes | None:
+        if name.startswith("trials/"):
+            counted[name] += 1
+        return read(self, name, most)
+
+    monkeypatch.setattr(Folder, "read", count)
+    return counted
+
+
+@pytest.mark.parametrize("backend", ["plain", "pack"])
+def test_a_commit_is_read_once_however_many_packs_there_are(
+    tiny: Tiny, tmp_path: Path, reads: Counter[str], backend: Any
+) -> None:
+    run_oracle(tiny("pruning.cycles=1"), tmp_path, executor="local", backend=backend, pack_size=1)
+    assert len(reads) == 2 * 3 * 2  # cycles, rates, seeds: a commit each
+    assert set(reads.values()) == {1}
+
+
+def test_going_on_with_a_finished_run_reads_the_trials_of_each_cycle_once(
+    tiny: Tiny, tmp_path: Path, reads: Counter[str]
+) -> None:
+    run_oracle(tiny(), tmp_path, executor="local")
+    reads.clear()
+    run_oracle(tiny(), tmp_path, executor="local")
+    assert len(reads) == 3
+    assert set(reads.values()) == {1}
 
 
 @pytest.mark.parametrize(("seeds", "slots"), [(1, 1), (5, 1), (5, 2), (3, 8), (5, 64)])
@@ -423,7 +478,7 @@ def test_a_pack_that_is_partly_done_trains_the_rest_alone(tiny: Tiny, tmp_path: 
 def test_packs_fill_the_slots(seeds: int, slots: int, backend: Any) -> None:
     pairs = every(range(1, 25), range(seeds))
     size = fair_pack_size(pairs, slots, backend)
-    packs = plan_packs(CycleStore(folder=Folder("unused"), cycle=0, lineage=""), pairs, size)
+    packs = plan_packs(CycleStore(folder=Folder("unused"), cycle=0, lineage=""), pairs, size, lacking=set(pairs))
     trials = [(pack.seed, rate) for pack in packs for rate in pack.candidates]
     assert sorted(trials) == [(seed, float(rate)) for seed in range(seeds) for rate in range(1, 25)]
     assert max(len(pack.candidates) for pack in packs) <= size

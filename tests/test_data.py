@@ -5,8 +5,9 @@ Axes: N images, C = 3 channels, H = 6 rows, W = 5 columns, each of its own size 
 
 import io
 import itertools
-import json
+import os
 import socket
+import stat
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torchvision.datasets
+from encoded import encoded, write_shard
 from PIL import Image
 
 from oracle.data import load_images
@@ -31,26 +33,6 @@ def noise(num, channels=C, height=H, width=W, seed=0):
     """uint8 [N, H, W, C] (or [N, H, W]), as Pillow takes it."""
     shape = (num, height, width, channels) if channels > 1 else (num, height, width)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def encoded(pixels, form="png"):
-    sink = io.BytesIO()
-    Image.fromarray(pixels).save(sink, form)
-    return sink.getvalue()
-
-
-def write_shard(path, contents, labels, *, column="img", label="label", names=None):
-    """One image Parquet file as Hugging Face datasets writes it."""
-    images = pa.array(
-        [{"bytes": content, "path": f"{row}.png"} for row, content in enumerate(contents)],
-        pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
-    )
-    table = pa.table({column: images, label: labels})
-    if names is not None:
-        features = {column: {"_type": "Image"}, label: {"names": names, "_type": "ClassLabel"}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path)
 
 
 def load(path, **fields):
@@ -190,9 +172,8 @@ def test_a_folder_of_shards_that_may_not_be_listed_says_so(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("key", ["data.path", "network.weights"])
 def test_a_path_with_a_nul_is_refused(key):
-    experiment = load_experiment("fc-cifar10", overrides=[f'{key}="a\\0b"'])
     with pytest.raises(Error, match="holds a NUL character"):
-        pinned(experiment)
+        pinned(load_experiment("fc-cifar10", overrides=[f'{key}="a\\0b"']))
 
 
 @pytest.mark.parametrize(
@@ -302,6 +283,96 @@ def test_a_folder_without_shards_says_what_belongs_there(tmp_path):
     assert "train-*.parquet and test-*.parquet" in refusal(tmp_path / "missing")
     write_shard(tmp_path / "train-0.parquet", map(encoded, noise(5)), [0] * 5)
     assert "found train-0.parquet" in refusal(tmp_path)
+
+
+# Links, and what is no regular file
+
+
+def write_split(root, trained="train-0.parquet", tested="test-0.parquet"):
+    write_shard(root / trained, map(encoded, noise(5)), [0, 1, 2, 3, 4])
+    write_shard(root / tested, map(encoded, noise(3, seed=1)), [0, 1, 2])
+
+
+def test_a_file_to_train_on_that_is_linked_among_the_test_files_is_refused(tmp_path):
+    write_split(tmp_path)
+    (tmp_path / "test-1.parquet").symlink_to("train-0.parquet")
+    message = refusal(tmp_path)
+    assert f"{tmp_path}/train-0.parquet and {tmp_path}/test-1.parquet are one file" in message
+    assert "remove one of the links" in message
+
+
+def test_links_to_one_file_count_once(tmp_path):
+    write_split(tmp_path)
+    expected = load(tmp_path)
+    (tmp_path / "train-1.parquet").symlink_to("train-0.parquet")
+    (tmp_path / "again").symlink_to(tmp_path)
+    assert (load(tmp_path).train_images == expected.train_images).all()
+    assert load(tmp_path).test_labels.tolist() == [0, 1, 2]
+
+
+def test_files_that_are_links_into_a_store_are_read(tmp_path):
+    """As Hugging Face's cache keeps them."""
+    write_split(tmp_path / "blobs", "1234", "5678")
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot" / "train-0.parquet").symlink_to("../blobs/1234")
+    (tmp_path / "snapshot" / "test-0.parquet").symlink_to("../blobs/5678")
+    assert load(tmp_path / "snapshot").train_labels.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_folder_of_parts_is_read_as_pyarrow_reads_it(tmp_path):
+    """As Spark writes it; and parts that are shards by their own names too are read once."""
+    folder = tmp_path / "train.parquet"
+    names = ["part-1.parquet", "train-2.parquet", "a/part.parquet", "a-b/part.parquet", "Z.parquet"]
+    for index, name in enumerate(names):
+        write_shard(folder / name, map(encoded, noise(2, seed=index)), [index] * 2)
+    write_shard(tmp_path / "test.parquet" / "part-0.parquet", map(encoded, noise(2)), [0, 1])
+    expected = pq.read_table(folder)["label"].to_pylist()
+    for name in ("_SUCCESS", "._SUCCESS.crc"):
+        (folder / name).write_bytes(b"")
+    write_shard(folder / "_temporary" / "part.parquet", map(encoded, noise(2)), [9] * 2)
+    assert load(tmp_path).train_labels.tolist() == expected
+    assert sorted(expected) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    (tmp_path / "train-empty.parquet").mkdir()
+    assert "train-empty.parquet: expected a Parquet file, found a folder that holds none" in refusal(tmp_path)
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def closed_socket(path):
+    os.mknod(path, stat.S_IFSOCK | 0o600)
+
+
+def endless_device(path):
+    path.symlink_to("/dev/zero")
+
+
+def dead_link(path):
+    path.symlink_to("nowhere")
+
+
+SPECIAL = {
+    "a named pipe": pipe,
+    "a socket": closed_socket,
+    "a device": endless_device,
+    "a link that leads nowhere": dead_link,
+}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_a_shard_that_is_no_regular_file_is_refused_and_not_read(tmp_path, kind):
+    write_split(tmp_path)
+    SPECIAL[kind](tmp_path / "train-1.parquet")
+    assert f"{tmp_path}/train-1.parquet: expected a Parquet file, found {kind}" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("source", ["parquet", "cifar10"])
+@pytest.mark.parametrize("kind", ["a named pipe", "a socket", "a device"])
+def test_a_path_that_is_no_regular_file_is_refused_and_not_read(tmp_path, kind, source):
+    SPECIAL[kind](tmp_path / "all.parquet")
+    with pytest.raises(DataError, match=rf"all\.parquet: expected a Parquet file, or a folder of them, found {kind}"):
+        load_raw(Data(source=source, path=str(tmp_path / "all.parquet")))
 
 
 def test_parquet_without_a_path_is_refused():

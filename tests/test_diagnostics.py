@@ -13,7 +13,7 @@ from torch import nn
 from oracle.analysis.diagnostics import BATCH, DIAGNOSTICS, diagnose, read_diagnostics
 from oracle.data import load_images
 from oracle.errors import FolderError
-from oracle.runs.cycle import lineage
+from oracle.runs.lineage import AS_IN_0_1_0
 from oracle.runs.records import read_trials
 from oracle.search.run import run_oracle
 from oracle.storage import Folder
@@ -22,7 +22,7 @@ from oracle.training.parents import Winner, first_parent, fresh_network, next_pa
 pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
-AFTER = lineage([0.1])
+AFTER = AS_IN_0_1_0.after([0.1])
 NET = ("1.weight", "3.weight", "5.weight")  # of mlp-64x2
 
 

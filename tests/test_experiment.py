@@ -1,7 +1,13 @@
 """Experiments: what the YAML may say, what is refused and how, and the identity that a run's folder remembers."""
 
+import functools
 import hashlib
 import json
+import os
+import random
+import re
+import socket
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +21,7 @@ from oracle.experiment import (
     load_experiment,
     preset_names,
 )
+from oracle.training import train
 
 # A whole experiment that no preset can change under these tests.
 TEXT = """
@@ -28,6 +35,11 @@ training: {epochs: 24, batch_size: 64}
 grid: {low: 1e-3, high: 1, points: 24, spacing: log}
 seeds: [0, 1, 2, 3, 4]
 """
+
+
+def short(value):
+    """Of a text that is too long for a test's name, the start."""
+    return value[:30] if isinstance(value, str) else None
 
 
 def read(*overrides):
@@ -82,7 +94,7 @@ def refusal(*overrides):
         ("training.epochs=100001", ["training.epochs: found 100001", "less than or equal to 100000"]),
         ("data.resolution=100000", ["data.resolution: found 100000", "less than or equal to 4096"]),
         ("training.batch_size=-1", ["training.batch_size: found -1", "greater than 0"]),
-        ("training.clip_norm=0", ["training.clip_norm: found 0", "greater than 0"]),
+        ("training.clip_norm=0", ["training.clip_norm: found 0", "greater than or equal to 1e-30"]),
         ("pruning.rate=0", ["pruning.rate: found 0", "greater than 0"]),
         ("pruning.rate=1", ["pruning.rate: found 1", "less than 1"]),
         ("pruning.rate=.nan", ["pruning.rate: found nan", "finite"]),
@@ -103,7 +115,7 @@ def refusal(*overrides):
         ("seeds=[]", ["seeds: found []", "at least 1"]),
         ("seeds=[-1]", ["seeds.0: found -1", "greater than or equal to 0"]),
         ("seeds=[9223372036854775808]", ["seeds.0", "less than 9223372036854775808"]),  # Parquet holds int64
-        ("grid.low=0", ["grid.low: found 0", "greater than 0"]),
+        ("grid.low=0", ["grid.low: found 0", "greater than or equal to 1e-30"]),
         ("grid.high=.inf", ["grid.high: found inf", "finite"]),
         ("grid.points=0", ["grid.points: found 0", "greater than or equal to 1"]),
         # not one of those allowed
@@ -147,13 +159,416 @@ def refusal(*overrides):
         ("grid=&x [*x]", ["no value may hold itself"]),
         ("name=2020-13-45", ["is not YAML", "month"]),
         ("grid={", ["is not YAML"]),
-        ("grid=!!python/object/apply:os.getcwd []", ["is not YAML", "python/object"]),
+        ("grid=!!python/object/apply:os.getcwd []", ["line 1: found the tag !!python/object/apply:os.getcwd"]),
+        ("grid=*x", ["is not YAML", "undefined alias 'x'"]),
+        ("grid={<<: 3}", ["is not YAML", "expected a mapping or list of mappings for merging"]),
+        ("grid={[1]: 2}", ["keys must be words, found a list"]),
+        ("grid={{a: 1}: 2}", ["keys must be words, found a mapping"]),
+        ("search={strategy: mine, 1: a, '1': b}", ["key given twice: 1"]),
+        ("search={strategy: mine, null: a, 'null': b}", ["key given twice: null"]),
+        ("grid={<<: {low: 1, low: 2}}", ["key given twice: low"]),
+        ('data.path="\\ud800"', ["is not UTF-8 text", "half of a surrogate pair"]),
+        ('data.path="a\\0b"', ["data.path: 'a\\x00b' holds a NUL character"]),
+        ('network.weights="a\\0b"', ["network.weights: 'a\\x00b' holds a NUL character"]),
+        ("da\udcffta=1", ["its key is not UTF-8 text"]),
+        ("name=da\udcffta", ["is not YAML", "special characters are not allowed"]),
     ],
 )
 def test_bad_input_is_refused_by_its_key_and_what_is_allowed(override, named):
     message = refusal(override)
     for part in named:
         assert part in message
+
+
+# Numbers that float32 and 64-bit integers do not hold
+
+HUGE = ["1" + "0" * 400, str(10**50), str(2**63)]
+WHOLE = [
+    "data.validation",
+    "data.train",
+    "data.resolution",
+    "pruning.cycles",
+    "pruning.rewind_step",
+    "pruning.batch",
+    "training.epochs",
+    "training.batch_size",
+    "grid.points",
+    "grid.max_extra",
+]
+REAL = [
+    "pruning.rate",
+    "schedule.warmup",
+    "optimizer.momentum",
+    "optimizer.weight_decay",
+    "training.clip_norm",
+    "grid.low",
+    "grid.high",
+    "tolerance",
+]
+
+
+@pytest.mark.parametrize("number", HUGE, ids=short)
+@pytest.mark.parametrize("key", WHOLE)
+def test_a_whole_number_beyond_64_bits_is_refused_by_its_key(key, number):
+    message = refusal(f"{key}={number}")
+    assert f"{key}: found {number[:20]}" in message
+    assert "input should be less than or equal to" in message
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "1e308", "3.5e38", "-1e308", "1e999", ".inf", ".nan"], ids=short)
+@pytest.mark.parametrize("key", REAL)
+def test_a_number_beyond_float32_is_refused_by_its_key(key, number):
+    assert f"{key}: found " in refusal(f"{key}={number}")
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("seeds=[1{zeros}]", "seeds.0: found 1"),
+        ("peaks=1e308", "peaks.0: found 1e+308: input should be less than or equal to 1e+20"),
+        ("peaks=1e-320", "peaks.0: found 1e-320: input should be greater than or equal to 1e-30"),
+        ("peaks=[1{zeros}]", "peaks.0: found 1"),
+        ("optimizer.weight_decay=1e308", "found 1e+308: input should be less than or equal to 1e+30"),
+        ("optimizer={name: adam, epsilon: 1e308}", "optimizer.epsilon: found 1e+308"),
+        ("optimizer={name: adam, epsilon: 1e-320}", "optimizer.epsilon: found 1e-320"),  # 0 in float32: 0 / 0
+        ("optimizer={name: rmsprop, epsilon: 1e-46}", "optimizer.epsilon: found 1e-46"),
+        ("optimizer={name: rmsprop, weight_decay: 1e308}", "optimizer.weight_decay: found 1e+308"),
+        ("training.clip_norm=1e-320", "training.clip_norm: found 1e-320"),
+        ("schedule={shape: cyclical, low: 1e308}", "schedule.low: found 1e+308"),
+        ("schedule={shape: warmup, warmup_epochs: 1e308}", "schedule.warmup_epochs: found 1e+308"),
+        ("schedule={shape: warmup, drop_epochs: [1e308]}", "schedule.drop_epochs.0: found 1e+308"),
+        ("grid.low=1e-320", "grid.low: found 1e-320"),  # high / low overflows
+        ("grid={spacing: explicit, values: [1, 1e308]}", "grid.values.1: found 1e+308"),
+        ("training.epochs=1{digits}", "a number has 5,001 digits, expected at most 1,000"),
+        ("seeds=[{seeds}]", "seeds: found [0, 1, "),
+        ("grid={spacing: explicit, values: [{seeds}]}", "grid.values"),
+        ("schedule={shape: warmup, drops: [{zero}]}", "schedule.drops"),
+    ],
+)
+def test_numbers_that_no_training_can_use_are_refused(override, named):
+    fill = {"{zeros}": "0" * 400, "{digits}": "0" * 5000, "{zero}": "0," * 1001}
+    fill["{seeds}"] = ", ".join(str(seed) for seed in range(10_001))
+    for key, text in fill.items():
+        override = override.replace(key, text)
+    message = refusal(override)
+    assert named in message
+    assert len(message) < 1000
+
+
+@pytest.mark.parametrize("backend", ["plain", "pack"])
+@pytest.mark.parametrize("precision", ["fp32", *(pytest.param(it, marks=pytest.mark.slow) for it in ("fp64", "bf16"))])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optimizer={name: sgd, momentum: 0.9999999999999999, weight_decay: 1e30}",
+        "optimizer={name: adam, betas: [0.9999999999999999, 0.9999999999999999], epsilon: 1e-30, weight_decay: 1e30}",
+        "optimizer={name: adam, betas: [0, 0], epsilon: 1e30}",
+        "optimizer={name: rmsprop, alpha: 0.9999999999999999, momentum: 0.9999999999999999, epsilon: 1e-30}",
+        "training.clip_norm=1e30",
+        "training.clip_norm=1e-30",
+        "peaks=1e20",
+        "peaks=1e-30",
+        "schedule={shape: cyclical, low: 1e20}",
+    ],
+)
+def test_numbers_at_their_bounds_end_as_rows(override, precision, backend, tiny):
+    peaks = [] if override.startswith("peaks") else ["peaks=1e20"]
+    sets = ["training.epochs=1", "data.validation=64", "data.train=256", "seeds=[0]", f"training.precision={precision}"]
+    experiment = tiny(*sets, *peaks, override)
+    rows, _ = train(experiment, cycle=0, candidates=experiment.candidates(0), backend=backend)
+    assert [row["outcome"] in {"finished", "diverged"} for row in rows] == [True]
+
+
+# YAML that is larger than it looks, or leaves the dialect
+
+
+def laughs(levels, width=9):
+    """A list of lists of ... that stands for width**levels values, in a few hundred bytes."""
+    lines = ["a0: &a0 [lol]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * width)}]" for n in range(1, levels)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (laughs(12), "line 6: it holds 29,634 values or more"),
+        (laughs(6, 40), "values or more, each alias counted as what it stands for; expected at most 25,000"),
+        ("a: &a " + "x" * 20_000 + "\nb: [" + "*a, " * 100 + "]", "it holds 1,000,0"),  # few values, many characters
+        (
+            "".join(f"a{n}: &a{n} {{<<: [" + f"*a{n - 1}, " * 9 * (n > 0) + f"{{k{n}: 1}}]}}\n" for n in range(9)),
+            "values",
+        ),
+        ("x: &x [*x]", "*x stands in itself, and no value may hold itself"),
+        ("x: &x {y: [1, *x]}", "*x stands in itself"),
+        ("x: &x {<<: *x}", "*x stands in itself"),
+        ("x: " + "[" * 40 + "]" * 40, "lists and mappings lie in each other more than 32 deep"),
+        ("x: " + "{a: " * 5000, "more than 32 deep"),
+        ("- " * 5000, "more than 32 deep"),
+        ("".join(f"k{n}: 1\n" for n in range(70_000)), "line 1001: a mapping has more than 1,000 keys"),
+        ("{" + "".join(f"k{n}: 1, " for n in range(70_000)) + "}", "line 1: a mapping has more than 1,000 keys"),
+        pytest.param("x: [" + "1, " * 25_000 + "]", "it holds 25,001 values or more", marks=pytest.mark.slow),
+        ("#" * 1_000_001, "is 1,000,001 characters long, expected at most 1,000,000; an experiment has a few thousand"),
+    ],
+    ids=short,
+)
+def test_yaml_that_stands_for_too_much_is_refused_before_it_is_built(text, named):
+    with pytest.raises(ExperimentError) as caught:
+        experiment_from_yaml(text)
+    assert named in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("text", [laughs(12), "a: &a " + "x" * 20_000 + "\nb: [" + "*a, " * 20_000 + "]"], ids=short)
+def test_aliases_that_stand_for_gigabytes_take_less_than_a_megabyte(text):
+    tracemalloc.start()
+    try:
+        with pytest.raises(ExperimentError, match=r"it holds .* or more, each alias counted as what it stands for"):
+            experiment_from_yaml(text)
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "!!timestamp abc",
+        '!!int ""',
+        "!!int 0b",
+        "!!float x",
+        '!!float ""',
+        '!!binary "é"',
+        "!!set {a}",
+        "!!omap [a: 1]",
+        "!!omap 3",
+        "!!pairs 3",
+        "!!null x",
+        "!!bool maybe",
+        "!!str 5",
+        "!!seq {}",
+        "!!map []",
+        "!!value x",
+        "!!merge x",
+        "!!python/name:os.getcwd x",
+        "!!python/tuple [1]",
+        "!mine 5",
+        "! 5",
+        "!<tag:yaml.org,2002:int> x",
+        "[1, {a: !!int x}]",
+        "{!!int x: 1}",
+        "&a !!int x",
+    ],
+)
+def test_explicit_tags_are_no_part_of_the_dialect(value):
+    assert re.search(
+        r"line 1: found the tag !\S*; experiments have none: write the value alone", refusal(f"name={value}")
+    )
+    with pytest.raises(ExperimentError, match="found the tag"):
+        experiment_from_yaml(TEXT + f"name: {value}")
+
+
+def test_aliases_and_merges_are_read_as_before():
+    text = TEXT.replace("[0.6, 0.85]", "&drops [0.6, 0.85]").replace("grid: {low", "grid: {<<: &base {points: 3}, low")
+    text = text.replace("points: 24, ", "") + "search: {strategy: mine, drops: *drops, base: {<<: *base, more: 1}}\n"
+    experiment = experiment_from_yaml(text)
+    assert experiment.grid.points == 3
+    assert experiment.search.parameters == {"drops": [0.6, 0.85], "base": {"points": 3, "more": 1}}
+
+
+def test_an_override_changes_one_value_where_an_alias_stands_for_two():
+    text = TEXT + "search: {strategy: mine, one: &x {keep: 1}, other: *x}\n"
+    changed = experiment_from_yaml(text, overrides=["search.one.keep=2"])
+    assert changed.search.parameters == {"one": {"keep": 2}, "other": {"keep": 1}}
+
+
+def test_keys_that_are_no_words_are_written_as_json_writes_them():
+    experiment = read("search={strategy: mine, inner: {1: a, true: b, 0.5: c, null: d}}")
+    assert experiment.search.parameters == {"inner": {"1": "a", "true": "b", "0.5": "c", "null": "d"}}
+    assert experiment_from_yaml(experiment.to_yaml()).hash == experiment.hash
+
+
+def test_characters_beyond_16_bits_are_read_from_json_too():
+    assert read(f"data.path={json.dumps('🙂/ä')}").data.path == "🙂/ä"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ({"deep": functools.reduce(lambda inner, _: [inner], range(40), 0)}, "more than 32 deep"),
+        ({"deep": functools.reduce(lambda inner, _: [inner], range(450), 0)}, "more than 32 deep"),
+        ({"long": "x" * 1_000_001}, "characters long, expected at most 1,000,000"),
+        ({"many": [["x"] * 999] * 26}, "it holds 25,0.. values or more"),
+        ({"half": "\ud800"}, "half of a surrogate pair"),
+        ({"inner": {f"k{number}": 1 for number in range(1001)}}, "a mapping has more than 1,000 keys"),
+    ],
+)
+def test_parameters_that_could_not_be_read_back_are_refused(parameters, named):
+    with pytest.raises(ValueError, match=f"{next(iter(parameters))}: written as YAML: .*{named}"):
+        Search(strategy="mine", **parameters)
+
+
+@pytest.mark.parametrize(
+    "value", [10**5000, functools.reduce(lambda inner, _: [inner], range(2000), 0), b"x"], ids=["int", "list", "bytes"]
+)
+def test_parameters_that_are_no_plain_values_are_refused(value):
+    with pytest.raises(ValueError, match=r"keep: found .*expected text, finite numbers"):
+        Search(strategy="mine", keep=value)
+
+
+def test_what_could_not_be_read_back_is_not_written():
+    parameters = {f"k{number}": "x" * 300_000 for number in range(4)}  # each for itself is fine
+    experiment = read().model_copy(update={"search": Search(strategy="mine", **parameters)})
+    with pytest.raises(ExperimentError, match=r"written as YAML: is 1,2.* characters long"):
+        experiment.to_yaml()
+
+
+@pytest.mark.slow
+def test_the_largest_experiment_is_read_back():
+    rates = [round(0.1 + number / 1e6, 6) for number in range(10_000)]
+    experiment = read(
+        "pruning.cycles=1000",
+        f"seeds={[2**62 + number for number in range(10_000)]}",
+        f"grid={{spacing: explicit, values: {rates}}}",
+        f"peaks={rates[:1001]}",
+        f"schedule.drops={rates[:1000]}",
+    )
+    assert experiment_from_yaml(experiment.to_yaml()) == experiment
+
+
+# Messages
+
+
+def test_of_many_mistakes_the_first_few_are_told_and_the_rest_counted():
+    message = refusal("seeds=[" + "one, " * 2_000 + "]", *(f"k{number}=1" for number in range(900)))
+    assert "seeds.0: found 'one': input should be a valid integer" in message
+    told = len(message.splitlines()) - 1
+    assert message.splitlines()[-1] == f"experiment: and {2_900 - told:,} more like these"
+    assert len(message) < 1500
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["name=" + "a" * 100_000],
+        ["a" * 100_000 + "=1"],
+        ["a" * 100_000],
+        ["grid." + "a" * 100_000 + "=1"],
+        ["grid=" + "a" * 100_000],
+        ["grid=[" + "a," * 2_000 + "]"],
+        ["network.weights=" + "a" * 100_000],
+        ["grid=[", "name='" + "a" * 100_000],
+        ["name=*" + "a" * 100_000],
+        ["name=&" + "a" * 100_000],
+        ["name=!" + "a" * 100_000],
+        ["name={" + "a" * 1000 + ": 1, " + "a" * 1000 + ": 2}"],
+        ["name=[" + "{" * 100_000],
+        ["tolerance.a" + ".a" * 100_000 + "=1"],
+        ["seeds=[" + "1, " * 2_000 + "1]"],
+        ["schedule.drops=[" + "0.9, " * 400 + "0.1]"],
+        ["schedule.shape=" + "a" * 100_000],
+        ["peaks=" + "a" * 100_000],
+        ["search={strategy: mine, x: [" + ".nan, " * 2_000 + "]}"],
+        ["search={" + ", ".join(f"k{number}: 1" for number in range(900)) + "}"],
+        [f"{'a' * 200}{number}={'b' * 5000}" for number in range(50)],
+    ],
+)
+def test_messages_are_short_whatever_was_given(overrides):
+    assert len(refusal(*overrides)) < 1900
+
+
+def test_a_message_of_a_file_with_a_long_name_is_short(tmp_path):
+    folder = tmp_path.joinpath(*["d" * 200] * 15)
+    folder.mkdir(parents=True)
+    path = folder / "mine.yaml"
+    path.write_text(TEXT + "".join(f"k{number}: 1\n" for number in range(100)))
+    with pytest.raises(ExperimentError) as caught:
+        load_experiment(path)
+    assert len(str(caught.value)) < 1900
+    assert "mine.yaml: k0: unknown key" in str(caught.value)
+
+
+BITS = [
+    *(
+        "[",
+        "]",
+        "{",
+        "}",
+        ": ",
+        "- ",
+        "? ",
+        ", ",
+        "|",
+        ">",
+        "%",
+        "@",
+        "`",
+        '"',
+        "'",
+        "#",
+        "&a ",
+        "*a",
+        "<<: ",
+        "=",
+        "\n",
+    ),
+    *(
+        "!!int ",
+        "!!timestamp ",
+        "!!binary ",
+        "! ",
+        "%YAML 1.1\n---\n",
+        "---\n",
+        "\t",
+        "\0",
+        "\ud800",
+        "🙂",
+        "\x85",
+        "\u2028",
+    ),
+    *(
+        "1e400",
+        "-",
+        ".inf",
+        ".nan",
+        "0x1",
+        "1:30",
+        "9" * 500,
+        "9" * 20,
+        "~",
+        "null",
+        "true",
+        "2020-01-01",
+        "2020-13-01",
+    ),
+    *('"\\ud800"', '"\\0"', "a" * 2000, "[[[[" * 20, "grid", "schedule", "shape", "search", "strategy: mine", "\n  "),
+]
+
+
+def mutated(draw, text):
+    """`text` with a few parts put in, taken out or repeated."""
+    for _ in range(draw.randint(0, 3)):
+        at, start, length = draw.randrange(len(text) + 1), draw.randrange(len(text) + 1), draw.randint(1, 12)
+        put = draw.choice([draw.choice(BITS), "", text[start : start + length]])
+        text = text[:at] + put + text[at + draw.choice([0, length]) :]
+    return text
+
+
+def test_whatever_the_text_an_experiment_comes_out_or_a_short_refusal():
+    draw, messages, num_read = random.Random(0), [], 0
+    more = "search: {strategy: mine, keep: &k [1, 2], other: *k, <<: {deep: {er: 1}}}\npeaks: [0.1]\n"
+    for _ in range(400):
+        text = mutated(draw, draw.choice([TEXT, TEXT + more]))
+        override = mutated(draw, draw.choice(["grid.points=16", "seeds=[0, 1]", "schedule={shape: rex}", "name=a"]))
+        try:
+            experiment = experiment_from_yaml(text, overrides=[override] * draw.randint(0, 1))
+        except Error as error:
+            messages.append(str(error))
+        else:
+            num_read += 1
+            assert experiment_from_yaml(experiment.to_yaml()) == experiment
+    assert max(map(len, messages)) < 1900
+    assert min(num_read, len(messages)) > 60  # both are seen often
 
 
 @pytest.mark.parametrize(
@@ -294,6 +709,61 @@ def test_a_file_that_cannot_be_read_is_refused_by_its_path(tmp_path, kind):
     with pytest.raises(ExperimentError, match="cannot be read") as caught:
         load_experiment(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.fixture(params=["pipe", "device", "socket"])
+def no_file(request, tmp_path, monkeypatch):
+    """Its kind, and the path of what is no file, ending in .yaml; reading it would never end, or ends at once."""
+    path = tmp_path / "mine.yaml"
+    if request.param == "pipe":
+        os.mkfifo(path)
+    elif request.param == "device":
+        path.symlink_to("/dev/null")
+    else:
+        monkeypatch.chdir(path.parent)  # a socket's address has room for 100 characters
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path.name)
+    return request.param, path
+
+
+def test_an_experiment_that_is_no_file_is_refused_by_its_kind(no_file):
+    kind, path = no_file
+    with pytest.raises(ExperimentError, match=f"mine.yaml: cannot be read: it is a {kind}, expected a file"):
+        load_experiment(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("a\0b.yaml", r"'a\\x00b\.yaml': holds a NUL character"),
+        ("a\ud800b.yaml", r"'a\\ud800b\.yaml': holds half of a surrogate pair"),
+        ("a" * 300 + ".yaml", "cannot be read: File name too long"),
+        ("a/" * 3000 + "a.yaml", "cannot be read: File name too long"),
+        ("~nobody-here/a.yaml", "no such home folder"),
+        ("a\0b", "no preset is called 'a.x00b'"),
+        ("a" * 100_000, "no preset is called 'aaa"),
+    ],
+    ids=short,
+)
+def test_a_name_that_no_file_can_have_is_refused(name, named):
+    with pytest.raises(ExperimentError, match=named) as caught:
+        load_experiment(name)
+    assert len(str(caught.value)) < 900
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_read_whole(tmp_path):
+    path = tmp_path / "mine.yaml"
+    with path.open("wb") as file:
+        file.truncate(10**12)  # takes no disk: it is all holes
+    with pytest.raises(ExperimentError, match=r"mine\.yaml: holds more than 1,000,000 bytes"):
+        load_experiment(path)
+
+
+def test_line_ends_of_other_systems_make_the_same_experiment(tmp_path):
+    path = tmp_path / "mine.yaml"
+    for ends in (b"\r\n", b"\r"):
+        path.write_bytes(TEXT.encode().replace(b"\n", ends))
+        assert load_experiment(path) == read()
 
 
 def test_messages_name_the_file(tmp_path):

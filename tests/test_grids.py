@@ -146,6 +146,30 @@ def test_a_log_grid_grows_downward_for_ever():
     assert grow(grid, "llll") == (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
+@pytest.mark.parametrize("spacing", ["linear", "log"])
+def test_a_grid_may_reach_from_the_least_rate_to_the_largest(spacing):
+    grid = MaxLrGrid(low=1e-30, high=1e20, points=11, spacing=spacing, extend=True, max_extra=100)
+    candidates = grid.candidates()
+    assert (candidates[0], candidates[-1], len(candidates)) == (1e-30, 1e20, 11)
+    assert grow(grid, "bbb") == candidates
+
+
+def test_growth_stops_at_the_least_and_the_largest_rate_that_can_be_trained():
+    grid = MaxLrGrid(low=1e-15, high=1e5, points=2, spacing="log", extend=True, max_extra=10_000)
+    assert grow(grid, "h" * 40) == (1e-15, 1e5)  # the next would be 1e25, and the one after 17 steps no float
+    assert grow(grid, "l" * 40) == (1e-15, 1e5)
+    finer = MaxLrGrid(low=1e-15, high=1e-12, points=2, spacing="log", extend=True, max_extra=10_000)
+    assert grow(finer, "b" * 200) == tuple(float(f"1e{power}") for power in range(-30, 21, 3))
+    wide = MaxLrGrid(spacing="explicit", values=[1e19, 6e19], extend=True)
+    assert grow(wide, "hhhh") == (1e19, 6e19)
+
+
+def test_growth_far_beyond_an_edge_is_no_overflow():
+    grid = MaxLrGrid(low=1e-30, high=1e20, points=2, spacing="log", extend=True, max_extra=10_000)
+    many = (*grid.candidates(), *(1e20 + step * 1e5 for step in range(1, 100)))  # a strategy's own
+    assert grid.extended(many, low=False, high=True) == tuple(sorted(many))
+
+
 def test_an_explicit_grid_grows_by_the_spacing_at_that_edge():
     grid = MaxLrGrid(spacing="explicit", values=[0.5, 0.6, 1.0], extend=True)
     assert grow(grid, "bb") == (0.3, 0.4, 0.5, 0.6, 1.0, 1.4, 1.8)
@@ -180,7 +204,18 @@ def test_a_grid_whose_low_is_tiny_beside_its_high_starts_there():
         {"extend": "yes"},
         {"max_extra": 0},
         {"step": 0.1},
+        {"high": 1e308},
+        {"low": 1e-320, "spacing": "log"},
+        {"low": 1e-31},
+        {"high": 1.0000001e20},
+        {"high": 10**400},
+        {"points": 2**63},
+        {"max_extra": 10**400},
+        {"spacing": "explicit", "values": [1e-31, 1.0]},
+        {"spacing": "explicit", "values": [1.0, 1e308]},
+        {"spacing": "explicit", "values": [float(rate) for rate in range(1, 10_002)]},
     ],
+    ids=lambda fields: str(fields)[:60] if len(str(fields)) < 4000 else "long",
 )
 def test_a_grid_that_makes_no_sense_is_refused(fields):
     with pytest.raises(ValidationError):

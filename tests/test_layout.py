@@ -33,9 +33,9 @@ RAY = {"oracle.execution.ray_tune"}
 # Files that open others: the one place, and those that read what people's data and machines hold.
 OPENERS = {
     "oracle.storage",
-    "oracle.data.sources",  # images
-    "oracle.data.stream",
-    "oracle.experiment.loading",  # a YAML file that was named, and the presets
+    "oracle.data.decode",  # images
+    "oracle.data.memory",  # what Linux tells of free memory, below /proc and /sys
+    "oracle.experiment.loading",  # the presets, which come with the package
     "oracle.execution.guard",  # a process of its own, which imports nothing of ours
     "oracle.execution.ray_tune",  # Ray's note of the cluster that runs on this machine
     "silo_fit.tables",  # the paper's tables, which come with the package

@@ -3,6 +3,8 @@
 import copy
 import errno
 import functools
+import json
+import os
 import re
 from pathlib import Path
 
@@ -295,6 +297,133 @@ def test_a_checkpoint_of_a_wrong_rank_or_without_numbers_is_refused(tmp_path, ke
             tmp_path / "a.pth", tmp_path / "out", name="mobilenetv2", num_classes=10, input_shape=(3, 32, 32)
         )
     assert not (tmp_path / "out").exists()
+
+
+# Types of numbers
+
+FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+NO_FLOATS = [torch.bool, torch.int8, torch.int64, torch.complex64, torch.float8_e4m3fn, torch.float8_e8m0fnu]
+# Two of a network with batch norms: a weight, and a count.
+WEIGHT, COUNT = "features.0.1.weight", "features.0.1.num_batches_tracked"
+
+
+def normed():
+    return build_network("mobilenetv2", num_classes=3, input_shape=(3, 32, 32))
+
+
+@pytest.fixture(scope="module")
+def state():
+    """A state dict whose values every type but bool holds."""
+    return {key: torch.full_like(value, index % 2) for index, (key, value) in enumerate(normed().state_dict().items())}
+
+
+def load_as(way, state, folder):
+    """The state after its way through a file, into a network or converted."""
+    if way == "weights":
+        save_file({key: value.clone() for key, value in state.items()}, folder / "a")
+        network = normed()
+        load_weights(network, folder / "a")
+        return network.state_dict()
+    torch.save(state, folder / "a")
+    convert_checkpoint(folder / "a", folder / "out", name="mobilenetv2", num_classes=3, input_shape=(3, 32, 32))
+    return load_file(folder / "out")
+
+
+@pytest.mark.parametrize("way", ["weights", "checkpoint"])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_floats_of_16_bits_and_more_are_taken(way, dtype, state, tmp_path):
+    given = state | {key: value.to(dtype) for key, value in state.items() if value.is_floating_point()}
+    taken = load_as(way, given, tmp_path)
+    assert all(torch.equal(taken[key], value) and taken[key].dtype == value.dtype for key, value in state.items())
+
+
+@pytest.mark.parametrize("way", ["weights", "checkpoint"])
+@pytest.mark.parametrize("dtype", NO_FLOATS)
+def test_weights_of_another_type_are_refused_by_name(way, dtype, state, tmp_path):
+    with pytest.raises(NetworkError, match=rf"{WEIGHT} holds \w+, expected float16, bfloat16, float32 or float64"):
+        load_as(way, state | {WEIGHT: state[WEIGHT].to(dtype)}, tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("way", ["weights", "checkpoint"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.bool, torch.complex64])
+def test_counts_that_are_no_integers_are_refused_by_name(way, dtype, state, tmp_path):
+    found = str(dtype).removeprefix("torch.")
+    with pytest.raises(NetworkError, match=rf"{COUNT} holds {found}, expected integers of at most 64 bits"):
+        load_as(way, state | {COUNT: state[COUNT].to(dtype)}, tmp_path)
+
+
+@pytest.mark.parametrize("way", ["weights", "checkpoint"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_counts_stay_integers(way, dtype, state, tmp_path):
+    taken = load_as(way, state | {COUNT: torch.tensor(100, dtype=dtype)}, tmp_path)
+    assert taken[COUNT].dtype == torch.int64
+    assert taken[COUNT] == 100
+
+
+def test_a_type_that_torch_does_not_read_is_refused_by_name(state, tmp_path):
+    header = {"1.weight": {"dtype": "F4", "shape": [2, 2], "data_offsets": [0, 2]}}
+    text = json.dumps(header).encode()
+    (tmp_path / "a").write_bytes(len(text).to_bytes(8, "little") + text + b"\0\0")
+    with pytest.raises(NetworkError, match=r"1\.weight holds F4, expected float16"):
+        load_weights(small("mlp-64x2"), tmp_path / "a")
+
+
+@pytest.mark.parametrize("kind", ["sparse", "meta", "nested"])
+def test_a_checkpoint_of_tensors_without_plain_numbers_is_refused(kind, state, tmp_path):
+    value = {
+        "sparse": lambda: state[WEIGHT].to_sparse(),
+        "meta": lambda: state[WEIGHT].to("meta"),
+        "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    }[kind]()
+    with pytest.raises(
+        NetworkError, match=rf"a': {WEIGHT} is not a plain dense tensor|cannot be read with weights_only"
+    ):
+        load_as("checkpoint", state | {WEIGHT: value}, tmp_path)
+
+
+@pytest.mark.parametrize(("classes", "side"), [(100_001, 32), (10**30, 32), (10, 4097), (10, 10**30)])
+def test_more_classes_or_pixels_than_anybody_has_are_refused_by_the_numbers(tmp_path, classes, side):
+    with pytest.raises(
+        NetworkError, match=rf"found {classes:,} classes and images of 3 x {side:,} x {side:,}, expected at"
+    ):
+        convert_checkpoint(
+            tmp_path / "a.pth", tmp_path / "out", name="mobilenetv2", num_classes=classes, input_shape=(3, side, side)
+        )
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_weights_that_are_no_file_are_refused(tmp_path, kind):
+    path = tmp_path / "a"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/null")  # unlike /dev/zero, it ends, should it be read
+    for read in (functools.partial(load_weights, small("mlp-64x2")), weights_sha256):
+        with pytest.raises(NetworkError, match=f"weights .*a: cannot be read: it is a {kind}, expected a file"):
+            read(path)
+    with pytest.raises(NetworkError, match=f"checkpoint .*a: cannot be read: it is a {kind}, expected a file"):
+        convert_checkpoint(path, tmp_path / "out", name="mobilenetv2", num_classes=3, input_shape=(3, 32, 32))
+
+
+def test_a_message_of_weights_is_short_whatever_their_keys(tmp_path):
+    save_file({"k" * 100_000 + str(number): torch.zeros(1) for number in range(5)}, tmp_path / "a")
+    with pytest.raises(NetworkError, match="do not fit the network") as caught:
+        load_weights(small("mlp-64x2"), tmp_path / "a")
+    assert len(str(caught.value)) < 1900
+    torch.save({"k" * 100_000 + str(number): 1.0 for number in range(5)}, tmp_path / "a")
+    with pytest.raises(NetworkError, match="holds a dict with kkkk") as caught:
+        convert_checkpoint(tmp_path / "a", tmp_path / "out", name="mobilenetv2", num_classes=3, input_shape=(3, 32, 32))
+    assert len(str(caught.value)) < 1900
+
+
+@pytest.mark.slow
+def test_position_embeddings_of_a_billion_patches_are_refused_before_they_are_made(tmp_path):
+    state = build_network("vit-b-16", num_classes=3, input_shape=(3, 32, 32)).state_dict()
+    state["encoder.pos_embedding"] = torch.zeros(1, 1, 1).expand(1, 2**30 + 1, 768)  # a few bytes in the file
+    torch.save(state, tmp_path / "a")
+    with pytest.raises(NetworkError, match=r"pos_embedding has shape \(1, 1073741825, 768\), expected \(1, 5, 768\)"):
+        convert_checkpoint(tmp_path / "a", tmp_path / "out", name="vit-b-16", num_classes=3, input_shape=(3, 32, 32))
 
 
 def test_home_is_expanded_in_the_paths_of_a_conversion(tmp_path, monkeypatch):

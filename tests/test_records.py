@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oracle.errors import FolderError
-from oracle.runs.cycle import CycleStore, lineage, lineages
+from oracle.runs.cycle import Commits, CycleStore
+from oracle.runs.lineage import AS_IN_0_1_0
 from oracle.runs.records import attempts, read_experiment, read_oracle, read_trials
 from oracle.runs.tables import ORACLE, TRIALS, UNITS, VERSION, oracle_rows, to_parquet, write_oracle
 from oracle.search.intervals import find_interval
 from oracle.storage import Folder
 
+lineage = AS_IN_0_1_0.after
 DENSE = lineage([])
 
 
@@ -38,7 +40,7 @@ def trials_of_cycle(folder, cycle, chain):
 
 
 def merge_trials(folder, cycle, chain):
-    store(folder, cycle, chain).merge_trials()
+    Commits(store(folder, cycle, chain)).look().merge()
 
 
 def trial(max_lr=0.1, seed=0, *, cycle=0, chain=DENSE, commit="a", outcome="finished", **more):
@@ -153,9 +155,8 @@ def test_a_part_that_cannot_be_read_is_set_aside_and_its_trials_are_absent(folde
     folder.write(bad, content)
     assert keys(trials_of_cycle(folder, 0, DENSE)) == [(0.1, 0)]
     assert folder.read(bad) == content, "reading changed the folder"
-    assert store(folder).unreadable() == [bad]
-    store(folder).set_aside(bad)
-    assert store(folder).unreadable() == []
+    assert Commits(store(folder)).look().set_unreadable_aside() == [bad]
+    assert Commits(store(folder)).look().set_unreadable_aside() == []
     assert folder.read(bad) is None
     assert folder.read(f"{bad}.unreadable") == content  # kept for whoever wants to know
     assert keys(trials_of_cycle(folder, 0, DENSE)) == [(0.1, 0)]
@@ -186,7 +187,7 @@ def test_rows_of_another_version_are_refused_and_left_where_they_are(folder, tin
         folder.delete(name)
     folder.write("trials/cycle=000/a.parquet", content)
     with pytest.raises(FolderError, match="its columns are not those of this version"):
-        store(folder).unreadable()
+        Commits(store(folder)).look()
 
 
 def test_a_column_that_an_older_version_did_not_know_is_null(folder):
@@ -286,7 +287,7 @@ def test_a_lineage_names_every_optimum_before():
     assert len(set(chains)) == 6
     assert lineage([1]) == lineage([1.0]) == lineage([np.float64(1)])  # one number, however it was read
     rows = [{"max_lr": 0.1}, {"max_lr": 0.2}]
-    assert lineages(rows) == [lineage([]), lineage([0.1]), lineage([0.1, 0.2])]
+    assert AS_IN_0_1_0.of(rows) == [lineage([]), lineage([0.1]), lineage([0.1, 0.2])]
 
 
 def test_trials_of_another_chain_are_not_of_the_run(folder, tiny):

@@ -4,6 +4,8 @@ import errno
 import itertools
 import os
 import pickle
+import resource
+import socket
 import threading
 import time
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from bucket import Bucket, bucket_at_s3
 
 from oracle.errors import Error, FolderError
-from oracle.storage import Folder, kind_of, read_file, write_file
+from oracle.storage import Folder, expanded, kind_of, parted, read_file, shown, write_file
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -264,9 +266,134 @@ def test_what_arrow_refuses_is_a_refusal_of_the_folder(method):
         getattr(folder, method)(*arguments)
 
 
-def test_a_path_with_a_nul_is_refused():
-    with pytest.raises(FolderError, match="holds a NUL character"):
-        Folder("a\0b")
+# Paths that no file system has, and what lies at a path but is no file
+
+
+@pytest.mark.parametrize("use", [read_file, kind_of, Folder, parted, expanded, lambda url: write_file(url, b"x")])
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("a\0b", r"'a\\x00b': holds a NUL character"),
+        ("~\0/b", "holds a NUL character"),
+        ("s3://bucket/a\0b", r"'s3://bucket/a\\x00b': holds a NUL character"),
+        ("s3://bucket\0/a", "holds a NUL character"),
+        ("file:///a\0b", "holds a NUL character"),
+        ("a\ud800b", r"'a\\ud800b': holds half of a surrogate pair"),
+        ("~\ud800/b", "holds half of a surrogate pair"),
+        ("s3://bucket/\ud800", "holds half of a surrogate pair"),
+    ],
+)
+def test_a_path_that_no_file_can_have_is_refused(use, url, named):
+    with pytest.raises(FolderError, match=named):
+        use(url)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a/\ud800"])
+@pytest.mark.parametrize("method", ["read", "write", "delete", "delete_below", "names", "size", "append_line"])
+def test_a_name_that_no_file_can_have_is_refused(tmp_path, method, name):
+    arguments = (name, b"x") if method in {"write", "append_line"} else (name,)
+    with pytest.raises(FolderError, match="which no path can"):
+        getattr(Folder(tmp_path), method)(*arguments)
+
+
+def test_bytes_of_a_path_that_are_no_utf_8_are_fine_where_the_file_system_takes_them(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/gr\xfcn")
+    try:
+        os.mkdir(path)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    Folder(path).write("a", b"x")
+    assert read_file(f"{path}/a") == b"x"
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a/" * 3000 + "a"])
+def test_a_path_that_is_too_long_is_refused_in_short(tmp_path, name):
+    for use in (read_file, lambda url: write_file(url, b"x"), lambda url: Folder(f"{url}/b").names()):
+        with pytest.raises(FolderError, match="File name too long") as caught:
+            use(f"{tmp_path}/{name}")
+        assert len(str(caught.value)) < 500
+        assert str(caught.value).startswith(str(tmp_path))
+
+
+def test_a_path_is_shown_as_one_line_of_printable_characters():
+    assert shown("runs/grün/a b.csv") == "runs/grün/a b.csv"
+    assert shown("a\nb\x1b[31m") == r"'a\nb\x1b[31m'"
+    assert shown("a" * 1000 + "b") == "a" * 150 + " ... " + "a" * 149 + "b"
+
+
+@pytest.fixture(params=["pipe", "device", "socket", "folder"])
+def no_file(request, tmp_path, monkeypatch):
+    """Its kind and its path. A pipe that nobody writes to waits for ever, when it is opened."""
+    path = tmp_path / "run" / "a"
+    path.parent.mkdir()
+    if request.param == "pipe":
+        os.mkfifo(path)
+    elif request.param == "device":
+        path.symlink_to("/dev/null")
+    elif request.param == "folder":
+        path.mkdir()
+    else:
+        monkeypatch.chdir(path.parent)  # a socket's address has room for 100 characters
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path.name)
+    return request.param, path
+
+
+def test_what_is_no_file_is_not_read(no_file):
+    kind, path = no_file
+    for read in (
+        lambda: read_file(path),
+        lambda: Folder(path.parent).read("a"),
+        lambda: Folder(path.parent).read("a", 4),
+    ):
+        with pytest.raises(FolderError, match=f"run/a: cannot be read: it is a {kind}, expected a file"):
+            read()
+
+
+def test_what_is_no_file_is_not_replaced_by_one(no_file):
+    kind, path = no_file
+    before = path.stat().st_mode
+    with pytest.raises(FolderError, match=f"run/a: cannot be written: it is a {kind}, expected a file"):
+        write_file(path, b"x")
+    assert path.stat().st_mode == before
+    assert os.listdir(path.parent) == ["a"]
+
+
+def test_a_link_to_a_file_is_read(tmp_path):
+    write_file(tmp_path / "a", b"x")
+    (tmp_path / "b").symlink_to("a")
+    assert read_file(tmp_path / "b") == b"x"
+
+
+@pytest.fixture
+def little_memory():
+    """At most 1 GiB more than this process has now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + 2**30, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def test_a_file_that_does_not_fit_into_memory_is_refused_by_its_size(tmp_path, little_memory):
+    with (tmp_path / "a").open("wb") as file:
+        file.truncate(10**12)  # takes no disk: it is all holes
+    with pytest.raises(FolderError, match="a: cannot be read: its 1,000,000,000,000 bytes do not fit into memory"):
+        read_file(tmp_path / "a")
+    assert read_file(tmp_path / "a", 4) == b"\0\0\0\0"
+
+
+def test_a_device_that_never_ends_is_refused(little_memory):
+    with pytest.raises(FolderError, match="/dev/zero: cannot be read: it is a device"):
+        read_file("/dev/zero")
+
+
+def test_a_relative_path_without_a_current_folder_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(FolderError, match="run: there is no current folder to begin at: No such file or directory"):
+        Folder("run")
 
 
 def test_a_line_comes_after_those_that_were_there_and_never_beside_a_torn_one(tmp_path):

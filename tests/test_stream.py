@@ -1,11 +1,16 @@
 """Image folders: what a folder gives, what it refuses, and that batches do not depend on who decodes them."""
 
+import os
+import shutil
+import stat
 import threading
 
 import numpy as np
 import pytest
 import torch
+from encoded import png
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from oracle.chain import run_oracle
 from oracle.data import load_images
@@ -256,6 +261,177 @@ def test_an_augmentation_of_another_source_and_a_missing_path_are_refused(folder
         stream(folder, augment="crop-flip")
     with pytest.raises(DataError, match=r"needs data\.path"):
         load_images(load_experiment("digits-mlp", overrides=["data={source: folder}"]), CPU)
+
+
+# Links, and what is no regular file
+
+
+@pytest.fixture
+def copied(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copied")
+
+
+def listed(root):
+    """All paths below a root, by part: those to train on and to validate with, and those to test with."""
+    images = stream(root)
+    return images._train + images._validation, images._test
+
+
+def test_images_are_listed_in_torchvisions_order(copied):
+    """Which image is held out, and each one's random numbers, depend on it."""
+    for name in ("a/x.png", "a-b/x.PNG", "a/b/x.webp", "B/x.jpeg", "10.png", "9.png"):
+        (copied / "val" / "cat" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(copied / "val" / "cat" / "1.png", copied / "val" / "cat" / name)
+    (copied / "val" / "cat" / "link").symlink_to(copied / "train" / "cat")
+    shutil.move(copied / "train", copied.parent / "elsewhere")
+    shutil.copytree(copied.parent / "elsewhere", copied / "train")
+    (copied / "val" / "cat" / "link").unlink()
+    (copied / "val" / "cat" / "link").symlink_to(copied.parent / "elsewhere" / "cat")
+    assert listed(copied)[1] == ImageFolder(str(copied / "val")).samples
+    assert len(listed(copied)[1]) == 15 + 6 + 8
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("train/cat/again", "train/cat"),
+        ("train/cat/up", "train"),
+        ("train/cat/top", "."),
+        ("train/cat/root", "/"),
+        ("train/again", "train"),
+        ("train/top", "."),
+        ("val/dog/top", "."),
+    ],
+)
+def test_a_link_to_a_folder_above_lists_nothing_twice(copied, link, target):
+    expected = listed(copied)
+    (copied / link).symlink_to(copied / target)
+    assert listed(copied) == expected
+
+
+def test_links_in_a_circle_list_each_image_once(copied):
+    for name in ("a", "b"):
+        (copied / "train" / "cat" / name).mkdir()
+        Image.new("RGB", (20, 20)).save(copied / "train" / "cat" / name / "one.png")
+    expected = listed(copied)
+    (copied / "train" / "cat" / "a" / "other").symlink_to("../b")
+    (copied / "train" / "cat" / "b" / "other").symlink_to("../a")
+    assert listed(copied) == expected
+    assert len(expected[0]) == 26
+
+
+def test_links_to_one_image_in_its_class_count_once(copied):
+    expected = listed(copied)
+    (copied / "train" / "cat" / "again.jpg").symlink_to("0.jpg")
+    (copied / "train" / "cat" / "far.jpg").symlink_to(copied / "train" / "cat" / "0.jpg")
+    (copied / "train" / "cat" / "link.jpg").symlink_to("far.jpg")  # of a link
+    (copied / "elsewhere").symlink_to(copied / "train" / "dog")
+    (copied / "train" / "cat" / "up.jpg").symlink_to(copied / "elsewhere" / ".." / "cat" / "0.jpg")
+    assert listed(copied) == expected
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "named"),
+    [
+        ("val/cat/linked.jpg", "train/cat/0.jpg", ("train/cat/0.jpg", "val/cat/linked.jpg")),
+        ("train/cat/linked.jpg", "val/cat/0.jpg", ("train/cat/linked.jpg", "val/cat/0.jpg")),
+        ("train/eel/linked.jpg", "train/cat/0.jpg", ("train/cat/0.jpg", "train/eel/linked.jpg")),
+        ("train/cat/others", "train/dog", ("train/cat/others/0.jpg", "train/dog/0.jpg")),
+        ("train/cat/others", "val/cat", ("train/cat/others/0.jpg", "val/cat/0.jpg")),
+    ],
+)
+def test_an_image_in_two_classes_or_in_train_and_val_through_a_link_is_refused(copied, link, target, named):
+    (copied / link).symlink_to(copied / target)
+    with pytest.raises(
+        DataError, match="belongs to one class, and to train/ or val/ alone; remove one of the links"
+    ) as caught:
+        stream(copied)
+    assert str(caught.value).startswith(f"{copied / named[0]} and {copied / named[1]} are one file, {copied / target}")
+
+
+@pytest.mark.parametrize("part", ["val", "val/eel"])
+def test_a_part_or_class_that_is_a_link_to_what_is_trained_on_is_refused(copied, part):
+    shutil.rmtree(copied / part)
+    (copied / part).symlink_to(copied / part.replace("val", "train"))
+    with pytest.raises(DataError, match="are one file"):
+        stream(copied)
+
+
+def test_a_folder_made_of_links_gives_the_same_batches(folder, tmp_path):
+    for part in ("train", "val"):
+        for name in CLASSES:
+            (tmp_path / part / name).mkdir(parents=True)
+            for file in (folder / part / name).iterdir():
+                (tmp_path / part / name / file.name).symlink_to(file)
+    for one, other in zip(epoch(stream(folder), 0, 0, 0), epoch(stream(tmp_path), 0, 0, 0), strict=True):
+        assert torch.equal(one, other)
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def closed_socket(path):
+    os.mknod(path, stat.S_IFSOCK | 0o600)
+
+
+def endless_device(path):
+    path.symlink_to("/dev/zero")
+
+
+def link_to_itself(path):
+    path.symlink_to(path)
+
+
+SPECIAL = {
+    "a named pipe": pipe,
+    "a socket": closed_socket,
+    "a device": endless_device,
+    "a link that leads nowhere": link_to_itself,
+}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_what_is_no_regular_file_is_refused_and_not_read(copied, kind):
+    place = copied / "train" / "dog" / "x.png"
+    SPECIAL[kind](place)
+    with pytest.raises(DataError, match=rf"^{place}: expected an image file, found {kind}"):
+        stream(copied)
+    place.rename(copied / "train" / "dog" / "x.txt")
+    assert stream(copied).num_train == 19
+
+
+def test_a_folder_with_an_images_name_is_a_folder(copied):
+    expected = listed(copied)
+    (copied / "train" / "dog" / "x.png").mkdir()
+    assert listed(copied) == expected
+    Image.new("RGB", (20, 20)).save(copied / "train" / "dog" / "x.png" / "y.png")
+    assert len(listed(copied)[0]) == len(expected[0]) + 1
+
+
+def test_classes_that_are_all_hidden_are_no_classes(tmp_path):
+    (tmp_path / "train" / ".ipynb_checkpoints").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"expected a folder of classes.*there are no folders in it"):
+        stream(tmp_path)
+
+
+def test_an_image_too_long_to_be_resized_is_refused(copied):
+    """256 rows of 2.56 thousand million columns."""
+    place = copied / "val" / "eel" / "1.png"
+    place.write_bytes(png(10_000_000, 1, 8, 0, [bytes(10_000_000)]))
+    with pytest.raises(
+        DataError, match=rf"{place}: .*10000000 x 1 pixels, resized.*2\.0 TB of memory are needed, .* free"
+    ):
+        list(stream(copied, resolution=224).test())
+
+
+def test_batches_that_do_not_fit_are_refused(copied):
+    images = stream(copied, resolution=300_000)  # 1.1 TB an image
+    for batches in (lambda: images.epoch((0, 0, 0), 4), images.validation, images.test, lambda: images.sample(2, 0)):
+        with pytest.raises(
+            DataError, match=r"[124] images of 3 x 300000 x 300000 at once: [124]\.\d TB of memory are needed"
+        ):
+            next(iter(batches()))
 
 
 # In the chain

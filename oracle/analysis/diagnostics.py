@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from oracle.data.images import Batch, Images
 from oracle.experiment import Experiment
 from oracle.pruning.layers import is_shortcut, prunable, prunable_layers
-from oracle.runs.cycle import CycleStore, lineages
+from oracle.runs.cycle import CycleStore
+from oracle.runs.lineage import lineages_of
 from oracle.runs.records import read_experiment
 from oracle.runs.tables import from_parquet, oracle_rows, to_parquet
 from oracle.storage import Folder
@@ -67,7 +68,8 @@ def read_diagnostics(out: str | Path | Folder) -> pa.Table:
     Empty where the experiment asked for none. Raises FolderError where `out` holds no run.
     """
     folder = out if isinstance(out, Folder) else Folder(out)
-    seeds, names = read_experiment(folder).seeds, lineages(oracle_rows(folder))
+    experiment = read_experiment(folder)
+    seeds, names = experiment.seeds, lineages_of(folder, experiment).of(oracle_rows(folder))
     found = [
         diagnostics_of_winner(CycleStore(folder=folder, cycle=cycle, lineage=names[cycle]), seed, after)
         for cycle, after in enumerate(names[1:])

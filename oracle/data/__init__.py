@@ -3,6 +3,7 @@
 import torch
 
 from oracle.data.images import DeviceImages, Images
+from oracle.data.memory import FEWER, full_memory_named
 from oracle.data.sources import SOURCES, RawImages, load_raw
 from oracle.data.stream import StreamImages
 from oracle.errors import DataError
@@ -23,9 +24,19 @@ def load_images(experiment: Experiment, device: torch.device, raw: RawImages | N
     data = experiment.data
     dtype = torch.float64 if experiment.training.precision == "fp64" else torch.float32
     raw = read_whole(data) if raw is None else raw
-    images: Images
+    with full_memory_named(f"data.source {data.source}", FEWER):
+        images = _images(data, device, dtype, raw)
+    if experiment.training.batch_size > images.num_train:
+        raise DataError(
+            f"training.batch_size: found {experiment.training.batch_size}, but only {images.num_train} images are left "
+            f"to train on ({data.validation} are kept for validation)"
+        )
+    return images
+
+
+def _images(data: Data, device: torch.device, dtype: torch.dtype, raw: RawImages | None) -> Images:
     if raw is not None:
-        images = DeviceImages(
+        return DeviceImages(
             raw,
             validation=data.validation,
             train=data.train,
@@ -34,21 +45,14 @@ def load_images(experiment: Experiment, device: torch.device, raw: RawImages | N
             device=device,
             dtype=dtype,
         )
-    elif data.path is None:
+    if data.path is None:
         raise DataError("data.source folder needs data.path (--data): the folder that holds train/ and val/")
-    else:
-        images = StreamImages(
-            expanded(data.path),
-            validation=data.validation,
-            train=data.train,
-            augment=data.augment,
-            resolution=data.resolution,
-            device=device,
-            dtype=dtype,
-        )
-    if experiment.training.batch_size > images.num_train:
-        raise DataError(
-            f"training.batch_size: found {experiment.training.batch_size}, but only {images.num_train} images are left "
-            f"to train on ({data.validation} are kept for validation)"
-        )
-    return images
+    return StreamImages(
+        expanded(data.path),
+        validation=data.validation,
+        train=data.train,
+        augment=data.augment,
+        resolution=data.resolution,
+        device=device,
+        dtype=dtype,
+    )

@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from oracle.data.memory import FEWER, HOST, check_batch, check_fits, evaluated_together
 from oracle.data.sources import RawImages
 from oracle.errors import DataError
 from oracle.rng import generator
 
 Batch = tuple[Tensor, Tensor]  # images float [B, C, H, W], labels int64 [B]
-EVALUATION_BATCH = 1000  # images; a forward pass without gradients of 1,000 CIFAR images stays well below 1 GiB
+EVALUATION_BATCH = 1000  # images at most; a forward pass without gradients of 1,000 CIFAR images stays well below 1 GiB
 CROP_PADDING = 4  # pixels a side, zeros: the usual recipe for CIFAR
 
 
@@ -76,6 +77,8 @@ class DeviceImages:
         self.num_train, self.num_validation = len(kept), len(held_out)
         self._augment = augment == "crop-flip"
         self._dtype = dtype
+        self._check_memory(raw, device)
+        self._together = evaluated_together(EVALUATION_BATCH, self.input_shape, dtype)
         self._train = _on_device(raw.train_images[kept], raw.train_labels[kept], device)
         self._validation = _on_device(raw.train_images[held_out], raw.train_labels[held_out], device)
         self._test = _on_device(raw.test_images, raw.test_labels, device)
@@ -94,6 +97,7 @@ class DeviceImages:
         """See `Images.epoch`."""
         seed, cycle, epoch = key
         device = self._train.labels.device
+        check_batch("training.batch_size", batch_size, self.input_shape, self._dtype, device)
         order = torch.randperm(self.num_train, generator=generator("batches", seed, cycle, epoch)).to(device)
         if self._augment:
             draws = generator("augmentation", seed, cycle, epoch)
@@ -119,13 +123,32 @@ class DeviceImages:
     def sample(self, size: int, *key: int | str) -> Batch:
         """See `Images.sample`."""
         check_sample(size, self.num_train)
+        check_batch("pruning.batch", size, self.input_shape, self._dtype, self._train.labels.device)
         order = torch.randperm(self.num_train, generator=generator("sample", *key))[:size].to(self._train.labels.device)
         return self._normal(self._train.images[order]), self._train.labels[order]
 
     def _batches(self, part: _Set) -> Iterator[Batch]:
-        for start in range(0, len(part.labels), EVALUATION_BATCH):
-            chosen = slice(start, start + EVALUATION_BATCH)
+        most = min(self._together, len(part.labels))
+        check_batch("evaluation", most, self.input_shape, self._dtype, part.labels.device)
+        for start in range(0, len(part.labels), self._together):
+            chosen = slice(start, start + self._together)
             yield self._normal(part.images[chosen]), part.labels[chosen]
+
+    def _check_memory(self, raw: RawImages, device: torch.device) -> None:
+        """Raises DataError where the device has no room for the images and their padded, or normalised, copies."""
+        channels, height, width = raw.train_images.shape[1:]
+        one = channels * height * width
+        stored = (self.num_train + self.num_validation) * one
+        if device.type != "cpu":  # else the test images stay where they are
+            stored += len(raw.test_images) * one
+            check_fits(self.num_train * one, "the images to train on, split off", FEWER, HOST)
+        copies = 0
+        if self._augment:
+            copies = self.num_train * channels * (height + 2 * CROP_PADDING) * (width + 2 * CROP_PADDING)
+        elif not self._resized:
+            copies = 2 * self._dtype.itemsize * self.num_train * one  # before and after they are scaled
+        images = f"{self.num_train + self.num_validation} images of {channels} x {height} x {width}, kept ready"
+        check_fits(stored + copies, images, FEWER, device)
 
     def _normal(self, images: Tensor) -> Tensor:
         """uint8 [B, C, H, W] to mean 0 and standard deviation 1 over the training images, channel by channel; resized."""

@@ -5,22 +5,30 @@ Nothing is unpickled but torchvision's own CIFAR files, whose MD5 sums torchvisi
 
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
+from oracle.data.decode import decoded, header
+from oracle.data.files import check_file, files_below
+from oracle.data.memory import FEWER, Shape, check_fits, free_bytes, full_memory_named
 from oracle.errors import DataError
 from oracle.experiment import Data
 from oracle.storage import expanded
 
+T = TypeVar("T")
 DEFAULT_ROOT = "data"  # folder, below the one at hand, where CIFAR is looked for and downloaded to
+IMAGE_COLUMNS = ("img", "image")
+MOST_THREADS = 32  # that decode
 MOST_CLASSES = 100_000  # where they have no names: a larger label is rather an identifier; ImageNet-21k has 21,843
 
 
@@ -40,7 +48,8 @@ def load_raw(data: Data) -> RawImages:
     if data.source not in SOURCES:
         raise DataError(f"data.source {data.source} cannot be read whole; these can: {', '.join(SOURCES)}")
     try:
-        return SOURCES[data.source](data)
+        with full_memory_named(f"data.source {data.source}", FEWER):
+            return SOURCES[data.source](data)
     except OSError as error:
         raise DataError(
             f"data.path (--data): {data.path or DEFAULT_ROOT} cannot be read: {error.strerror or error}"
@@ -73,6 +82,7 @@ def _cifar(data: Data) -> RawImages:
         raise DataError(
             f"data.path (--data): {root} does not exist; leave it out to download {data.source} into {DEFAULT_ROOT}/"
         )
+    _refuse_special(root)
     num_classes = {"cifar10": 10, "cifar100": 100}[data.source]
     if root.is_file() or any(root.rglob("*.parquet")):
         raw = _parquet(data.model_copy(update={"path": str(root), "resolution": None}))
@@ -112,7 +122,9 @@ def _parquet(data: Data) -> RawImages:
     if data.path is None:
         raise DataError("data.source parquet needs data.path: a Parquet file, or a folder of train-* and test-* shards")
     root = expanded(data.path)
+    _refuse_special(root)
     if root.is_file():
+        _check_memory(root, [root], [], data.resolution)
         images, labels, names = _read_shards([root], data.resolution)
         if len(labels) < 5:
             raise DataError(f"{root}: every fifth image is kept for the test set, but there are only {len(labels)}")
@@ -120,6 +132,7 @@ def _parquet(data: Data) -> RawImages:
         parts = (images[~test], labels[~test], images[test], labels[test])
     else:
         train, test_shards = _shards(root)
+        _check_memory(root, train, test_shards, data.resolution)
         images, labels, names = _read_shards(train, data.resolution)
         test_images, test_labels, _ = _read_shards(test_shards, data.resolution)
         if images.shape[1:] != test_images.shape[1:]:
@@ -154,18 +167,82 @@ def _shards(root: Path) -> tuple[list[Path], list[Path]]:
             f"{root}: expected files that start with train and with test (or validation), found "
             f"{', '.join(file.name for file in files[:5])}"
         )
-    return train, test
+    trained, tested = _parts(train), _parts(test)
+    for real in trained.keys() & tested.keys():
+        raise DataError(
+            f"{trained[real]} and {tested[real]} are one file, {real}: what is trained on would be tested with; remove one "
+            "of the links"
+        )
+    return list(trained.values()), list(tested.values())
+
+
+def _parts(shards: list[Path]) -> dict[str, Path]:
+    """The files of these shards by the paths where they lie, each once; a shard may be a folder of parts, as of Spark."""
+    parts: dict[str, Path] = {}
+    for shard in shards:
+        if not shard.is_dir():
+            check_file(shard, "a Parquet file")
+            parts.setdefault(os.path.realpath(shard), shard)
+            continue
+        within = sorted(files_below(str(shard), _is_part, "a Parquet file"), key=lambda file: file.path)
+        shown = [file for file in within if all(map(_is_part, Path(file.path).relative_to(shard).parts))]
+        if not shown:
+            raise DataError(f"{shard}: expected a Parquet file, found a folder that holds none")
+        for file in shown:
+            parts.setdefault(file.real, Path(file.path))
+    return parts
+
+
+def _is_part(name: str) -> bool:
+    """Spark's notes on a folder of parts, and folders of them, start so: _SUCCESS, ._SUCCESS.crc."""
+    return not name.startswith((".", "_"))
+
+
+def _refuse_special(root: Path) -> None:
+    """Raises DataError for a pipe, a socket or a device; where there is nothing, others say what is missing."""
+    if root.exists() and not root.is_dir():
+        check_file(root, "a Parquet file, or a folder of them")
+
+
+def _check_memory(root: Path, train: list[Path], test: list[Path], resolution: int | None) -> None:
+    """Raises DataError where the images would not fit, by the numbers of rows and the first image's header."""
+    images, tested = (sum(_read(pq.read_metadata, file).num_rows for file in part) for part in (train, test))
+    first = _read(_first_image, train[0])
+    if first is None:
+        return  # the first row is broken, and what reads it says how
+    channels, height, width = first
+    shape = (channels, resolution or height, resolution or width)
+    # Shards are decoded, then joined: both lie in memory, for the test images beside those to train on.
+    needed = max(2 * images, images + 2 * tested) * math.prod(shape)
+    check_fits(needed, f"{root}: {images + tested:,} images of {' x '.join(map(str, shape))}, decoded", FEWER)
+
+
+def _first_image(file: Path) -> Shape | None:
+    """Channels, height and width of a file's first image, by its header; None where it has none that can be read."""
+    with pq.ParquetFile(file) as parquet:
+        names = [name for name in IMAGE_COLUMNS if name in parquet.schema_arrow.names]
+        for batch in parquet.iter_batches(batch_size=1, columns=names[:1]) if names else ():
+            found = header(_content(batch.column(0)[0].as_py()))
+            return None if found is None else found[0]
+    return None
+
+
+def _read(read: Callable[[Path], T], file: Path) -> T:
+    """What is read from a Parquet file. DataError where it is broken."""
+    try:
+        return read(file)
+    except MemoryError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file}: is not a readable Parquet file: {error}") from None
 
 
 def _read_shards(files: list[Path], resolution: int | None) -> tuple[np.ndarray, np.ndarray, int | None]:
     """Images [N, C, H, W], labels [N], and the number of class names where the file says them."""
     images, labels, num_names = [], [], None
     for file in files:
-        try:
-            table = pq.read_table(file)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{file}: is not a readable Parquet file: {error}") from None
-        image, label = _column(table, ("img", "image"), file), _column(table, ("label", "fine_label"), file)
+        table = _read(pq.read_table, file)
+        image, label = _column(table, IMAGE_COLUMNS, file), _column(table, ("label", "fine_label"), file)
         num_names = num_names or _num_class_names(table.schema, label)
         labels.append(_labels(table[label], label, file))
         images.append(_decode(table[image], file, resolution))
@@ -205,29 +282,39 @@ def _num_class_names(schema: pa.Schema, label: str) -> int | None:
 
 def _decode(column: Any, file: Path, resolution: int | None) -> np.ndarray:
     """Encoded images to uint8 [N, C, H, W], on all cores (Pillow lets go of the interpreter while it decodes)."""
-    from PIL import Image
+    contents = [_content(value) for value in column.to_pylist()]
 
-    def decode(item: tuple[int, Mapping[str, bytes] | None]) -> np.ndarray:
-        row, value = item
-        try:
-            image: Image.Image = Image.open(io.BytesIO((value or {})["bytes"]))
-            if image.mode not in {"RGB", "L"}:
-                image = image.convert("RGB")
+    def decode(item: tuple[int, bytes]) -> np.ndarray:
+        row, content = item
+        with decoded(io.BytesIO(content), f"{file}: row {row}") as image:
             if resolution is not None and image.size != (resolution, resolution):
                 image = image.resize((resolution, resolution), Image.Resampling.BILINEAR)
             pixels = np.asarray(image)
-        except Exception as error:  # broken images raise almost anything: OSError, SyntaxError, ValueError, ...
-            raise DataError(f"{file}: row {row}: the image cannot be decoded: {error}") from None
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
-    with ThreadPoolExecutor() as pool:
-        decoded = list(pool.map(decode, enumerate(column.to_pylist()), chunksize=512))
-    shapes = {image.shape for image in decoded}
+    with ThreadPoolExecutor(_threads(contents)) as pool:
+        images = list(pool.map(decode, enumerate(contents), chunksize=512))
+    shapes = {image.shape for image in images}
     if len(shapes) != 1:
         found = ", ".join(str(shape) for shape in sorted(shapes)[:4]) or "no rows"
         hint = "; data.resolution resizes them" if len({shape[1:] for shape in shapes}) > 1 else ""
         raise DataError(f"{file}: images must be of one shape (channels, height, width), found {found}{hint}")
-    return np.stack(decoded)
+    return np.stack(images)
+
+
+def _content(value: object) -> bytes:
+    """An encoded image; empty where a row holds none."""
+    content = value.get("bytes") if isinstance(value, Mapping) else None
+    return content if isinstance(content, bytes) else b""
+
+
+def _threads(contents: list[bytes]) -> int:
+    """How many images are decoded at a time: as many as there are cores for, and room, if all are as large as the first."""
+    most = min(MOST_THREADS, (os.cpu_count() or 1) + 4)  # as ThreadPoolExecutor has it: more would wait for each other
+    found, free = header(contents[0]) if contents else None, free_bytes()
+    if found is None or free is None:
+        return most
+    return max(1, min(most, free // max(1, found[1])))
 
 
 SOURCES: Mapping[str, Callable[[Data], RawImages]] = {

@@ -8,17 +8,20 @@ import os
 import signal
 import socket
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import functional as transforms
 
+from oracle.data.decode import decoded
+from oracle.data.files import Found, files_below, folders_in
 from oracle.data.images import Batch, check_sample, split
+from oracle.data.memory import check_batch, check_fits, evaluated_together
 from oracle.errors import DataError
 from oracle.rng import generator
 
@@ -33,7 +36,7 @@ SHORT_SIDE_RATIO = 256 / 224  # of the resized image to the crop that is evaluat
 CROP_AREA = (0.08, 1.0)  # of a random crop to the image; with CROP_ASPECT, the recipe of Szegedy et al. 2015
 CROP_ASPECT = 4 / 3  # width to height of a random crop: from 1 / CROP_ASPECT to CROP_ASPECT
 CROP_TRIES = 10  # draws of a crop that may stick out of the image: torchvision's number
-EVALUATION_BATCH = 250  # images; the largest map of ResNet-50 at 224 pixels then takes 0.8 GB
+EVALUATION_BATCH = 250  # images at most; the largest map of ResNet-50 at 224 pixels then takes 0.8 GB
 MOST_WORKERS = 16  # processes that decode images, at most
 
 AugmentationKey = tuple[int, int, int]  # seed, cycle, epoch
@@ -73,6 +76,7 @@ class StreamImages:
                 f"{root}: train has {len(listed.classes)} classes and val {len(test.classes)}, expected the same in both; "
                 f"only one of them has {', '.join(differ[:5])}"
             )
+        _check_apart(listed, test)
         kept, held_out = split(len(listed.samples), validation, train)
         size = resolution or RESOLUTION
         self.num_classes = len(listed.classes)
@@ -83,6 +87,7 @@ class StreamImages:
         self._test = test.samples
         self._augment = augment == "resized-crop-flip"
         self._device = device
+        self._together = evaluated_together(EVALUATION_BATCH, self.input_shape, dtype)
         self._mean = (255 * torch.tensor(MEAN)).to(device, dtype).view(-1, 1, 1)
         self._scale = 1 / (255 * torch.tensor(SPREAD)).to(device, dtype).view(-1, 1, 1)
         if workers is None:
@@ -91,6 +96,7 @@ class StreamImages:
 
     def epoch(self, key: AugmentationKey, batch_size: int) -> Iterator[Batch]:
         """See `Images.epoch`."""
+        check_batch("training.batch_size", batch_size, self.input_shape, self._mean.dtype, self._device)
         order = torch.randperm(self.num_train, generator=generator("batches", *key))
         whole = order[: self.num_train // batch_size * batch_size].view(-1, batch_size)
         return self._load(_Files(self._train, self.input_shape[1], key if self._augment else None), whole.tolist())
@@ -106,13 +112,16 @@ class StreamImages:
     def sample(self, size: int, *key: int | str) -> Batch:
         """See `Images.sample`."""
         check_sample(size, self.num_train)
+        check_batch("pruning.batch", size, self.input_shape, self._mean.dtype, self._device)
         chosen = torch.randperm(self.num_train, generator=generator("sample", *key))[:size].tolist()
         [batch] = self._load(_Files(self._train, self.input_shape[1], None), [chosen])
         return batch
 
     def _evaluated(self, samples: list[tuple[str, int]]) -> Iterator[Batch]:
+        most = min(self._together, len(samples))
+        check_batch("evaluation", most, self.input_shape, self._mean.dtype, self._device)
         indices = list(range(len(samples)))
-        batches = [indices[start : start + EVALUATION_BATCH] for start in range(0, len(indices), EVALUATION_BATCH)]
+        batches = [indices[start : start + self._together] for start in range(0, len(indices), self._together)]
         return self._load(_Files(samples, self.input_shape[1], None), batches)
 
     def _load(self, files: "_Files", batches: list[list[int]]) -> Iterator[Batch]:
@@ -142,15 +151,24 @@ class _Files(Dataset[Any]):
     def __getitem__(self, index: int) -> tuple[Tensor, int] | DataError:
         path, label = self._samples[index]
         try:
-            with Image.open(path) as file:
+            with decoded(path, path) as file:
                 image = transforms.pil_to_tensor(file.convert("RGB"))
-        except Exception as error:  # broken images raise almost anything: OSError, SyntaxError, ValueError, ...
-            # Returned, not raised: a worker process would wrap it into a traceback.
-            return DataError(f"{path}: the image cannot be decoded: {error}")
-        if self._key is not None:
-            return _resized_crop_flip(image, self._size, generator("augmentation", *self._key, index)), label
-        image = transforms.resize(image, [round(SHORT_SIDE_RATIO * self._size)], antialias=True)
-        return transforms.center_crop(image, [self._size, self._size]), label
+                if self._key is None:
+                    return _centre(image, self._size), label
+                return _resized_crop_flip(image, self._size, generator("augmentation", *self._key, index)), label
+        except DataError as error:  # returned, not raised: a worker process would wrap it into a traceback
+            return error
+
+
+def _centre(image: Tensor, size: int) -> Tensor:
+    """The square in the middle, a little less than the short side, resized to `size`."""
+    short = round(SHORT_SIDE_RATIO * size)
+    height, width = image.shape[1:]
+    length = short * max(height, width) // min(height, width)
+    check_fits(3 * short * length, f"{width} x {height} pixels, resized to a short side of {short}", "crop it")
+    resized = transforms.resize(image, [short], antialias=True)
+    centre: Tensor = transforms.center_crop(resized, [size, size])
+    return centre
 
 
 def _resized_crop_flip(image: Tensor, size: int, draws: torch.Generator) -> Tensor:
@@ -194,26 +212,52 @@ def _ignore_interrupts(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-class _Listing(ImageFolder):  # type: ignore[misc]  # torchvision ships no types
-    """Without what starts with a dot: .ipynb_checkpoints, macOS's ._0.jpg."""
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What train/ or val/ holds."""
 
-    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-        classes, _ = super().find_classes(directory)
-        shown = [name for name in classes if not name.startswith(".")]
-        return shown, {name: index for index, name in enumerate(shown)}
-
-    @staticmethod
-    def make_dataset(directory: str, class_to_idx: dict[str, int], **options: Any) -> list[tuple[str, int]]:
-        samples = ImageFolder.make_dataset(directory, class_to_idx, **options)
-        return [(path, label) for path, label in samples if not Path(path).name.startswith(".")]
+    classes: list[str]
+    files: list[Found]
+    samples: list[tuple[str, int]]  # each file's path and class
 
 
-def _listed(part: Path) -> ImageFolder:
+def _is_image(name: str) -> bool:
+    """By its name. What starts with a dot is none: .ipynb_checkpoints, macOS's ._0.jpg."""
+    return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
+
+
+def _listed(part: Path) -> _Part:
     """The classes and files below a folder, sorted by name."""
     try:
-        return _Listing(str(part))
+        classes = [name for name in folders_in(str(part)) if not name.startswith(".")]
+        if not classes:
+            raise FileNotFoundError("there are no folders in it")
+        files = [files_below(str(part / name), _is_image, "an image file") for name in classes]
     except OSError as error:
         raise DataError(
             f"{part.absolute()} on {socket.gethostname()}: expected a folder of classes, each a folder of images: {error}. "
             "data.path (--data) names the folder that holds train/ and val/; every node of a cluster reads it there"
         ) from None
+    empty = [name for name, own in zip(classes, files, strict=True) if not own]
+    if empty:
+        raise DataError(
+            f"{part.absolute()}: expected images in every class, found none in {', '.join(empty[:5])}; their names end "
+            f"with {', '.join(IMG_EXTENSIONS)}"
+        )
+    return _Part(
+        classes=classes,
+        files=[file for own in files for file in own],
+        samples=[(file.path, label) for label, own in enumerate(files) for file in own],
+    )
+
+
+def _check_apart(train: _Part, test: _Part) -> None:
+    """Raises DataError where links make one file two images: of two classes, or one to train on and one to test with."""
+    known: dict[str, str] = {}
+    for file in (*train.files, *test.files):
+        other = known.setdefault(file.real, file.path)
+        if other != file.path:
+            raise DataError(
+                f"{other} and {file.path} are one file, {file.real}: an image belongs to one class, and to train/ or val/ "
+                "alone; remove one of the links"
+            )

@@ -28,9 +28,10 @@ class Pack:
         digest = hashlib.sha256(repr((self.candidates, self.store.lineage)).encode()).hexdigest()[:10]
         return f"c{self.store.cycle:03d}-s{self.seed}-{digest}"
 
-    def missing(self, done: Set[Pair]) -> tuple[float, ...]:
-        """Its candidates that are not among the done trials of the cycle; all that are to be trained again."""
-        return tuple(max_lr for max_lr in self.candidates if self.again or (max_lr, self.seed) not in done)
+    @property
+    def pairs(self) -> set[Pair]:
+        """Its trials."""
+        return {(max_lr, self.seed) for max_lr in self.candidates}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ class Executor(Protocol):
         """Let every machine that may train show that it can write into the folder."""
 
     def run(self, job: Job, packs: Sequence[Pack], *, tell: Listener, cancel: CancelToken) -> None:
-        """Train what the packs lack, and tell PackProgress and TrialFinished. Returns early once it is cancelled."""
+        """Train the packs, and tell PackProgress and TrialFinished. Returns early once it is cancelled."""
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What a function returns on one slot."""
@@ -62,8 +63,8 @@ class Executor(Protocol):
         """Give back what was taken."""
 
 
-def plan_packs(store: CycleStore, pairs: Sequence[Pair], size: int) -> list[Pack]:
-    """The packs of a round, those of one seed after the other, of `size` candidates at most.
+def plan_packs(store: CycleStore, pairs: Sequence[Pair], size: int, *, lacking: Set[Pair]) -> list[Pack]:
+    """The packs of a round, those of one seed after the other, of `size` candidates at most; of them what is lacking.
 
     Neighbouring rates go to different packs: the large ones diverge together.
     """
@@ -71,5 +72,8 @@ def plan_packs(store: CycleStore, pairs: Sequence[Pair], size: int) -> list[Pack
     for seed in dict.fromkeys(seed for _, seed in pairs):
         ascending = sorted(max_lr for max_lr, own in pairs if own == seed)
         parts = -(-len(ascending) // size)
-        packs += [Pack(store=store, seed=seed, candidates=tuple(ascending[part::parts])) for part in range(parts)]
+        for own in (ascending[part::parts] for part in range(parts)):
+            candidates = tuple(max_lr for max_lr in own if (max_lr, seed) in lacking)
+            if candidates:
+                packs.append(Pack(store=store, seed=seed, candidates=candidates))
     return packs

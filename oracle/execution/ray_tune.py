@@ -29,6 +29,7 @@ from ray import tune
 from ray.tune import Callback, FailureConfig, RunConfig, Stopper, TuneConfig, Tuner
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+import oracle.execution.compilers  # noqa: F401  # first: a worker starts here
 from oracle import errors
 from oracle.data import load_images
 from oracle.data.images import Images
@@ -89,10 +90,11 @@ class RayExecutor:
             )
         self._raw = raw
         self._environment = dict(os.environ)
-        self._files = Path(tempfile.mkdtemp(prefix="oracle-", dir=_short_folder()))
+        self._files = Path(_short_folder()) / f"oracle-{secrets.token_hex(4)}"
         self._ours = address in {None, "local"}
         self._guard = _start_guard(self._files)
         try:
+            _make_folder(self._files)  # after the guard was started, which removes it
             with _own_signals():
                 _connect(address, slots, self._files)
             resources = ray.cluster_resources()
@@ -171,10 +173,9 @@ class RayExecutor:
         if stopper.error is not None:
             kind, message = stopper.error
             raise _ERRORS.get(kind, Error)(message)
-        if not cancel.is_cancelled():
-            _check_complete(
-                job, packs, {str(result.error).strip().splitlines()[-1] for result in results if result.error}
-            )
+        reasons = {str(result.error).strip().splitlines()[-1] for result in results if result.error}
+        if reasons and not cancel.is_cancelled():
+            _check_complete(job, packs, reasons)
 
     def _fit(self, job: Job, shares: Sequence[list[Pack]], tell: Listener, stopper: "_Stopper") -> Any:
         trainable = tune.with_parameters(_train, job=job, shares=shares, raw=self._raw)
@@ -203,13 +204,16 @@ class RayExecutor:
 
     def close(self) -> None:
         """Leave the cluster; one of our own ends, and its files go."""
-        ray.shutdown()
-        for name in [name for name in os.environ if name.startswith(RAYS_OWN)]:  # set by us, and by Ray
-            if name in self._environment:
-                os.environ[name] = self._environment[name]
-            else:
-                del os.environ[name]
-        self._guard.communicate()  # closes its input: it cleans up
+        try:
+            with _signals_held_back():
+                ray.shutdown()
+        finally:
+            for name in [name for name in os.environ if name.startswith(RAYS_OWN)]:  # set by us, and by Ray
+                if name in self._environment:
+                    os.environ[name] = self._environment[name]
+                else:
+                    del os.environ[name]
+            self._guard.communicate()  # closes its input: it cleans up
 
 
 _ERRORS: dict[str, type[Error]] = {
@@ -223,12 +227,12 @@ def _check_complete(job: Job, packs: Sequence[Pack], reasons: set[str]) -> None:
     """Raises ClusterError where packs have no rows. `reasons`: what Ray said of their workers."""
     store = packs[0].store  # all are of one cycle
     done = set(pairs_of(store.trials()))
-    lost = [pack for pack in packs if not {(max_lr, pack.seed) for max_lr in pack.candidates} <= done]
+    lost = [pack for pack in packs if not pack.pairs <= done]
     if lost:
         raise ClusterError(
             f"search {job.experiment.name}, cycle {store.cycle}: {len(lost)} of {len(packs)} packs have no rows, "
             f"the first for seed {lost[0].seed}, max_lr {lost[0].candidates[0]:g} and on: "
-            f"{'; '.join(sorted(reasons)) or 'their workers were lost'}. What was finished is kept: run the same "
+            f"{'; '.join(sorted(reasons))}. What was finished is kept: run the same "
             "command again"
         )
 
@@ -254,8 +258,10 @@ def _train(config: dict[str, Any], *, job: Job, shares: Sequence[list[Pack]], ra
         key = job.experiment.hash
         if key not in _IMAGES:
             _IMAGES[key] = load_images(job.experiment, torch.device(job.settings.device), raw)
-        for pack in shares[config["share"]]:
-            run_pack(job, pack, _IMAGES[key], tell=report)
+        share = shares[config["share"]]
+        committed = share[0].store.commits()  # by a worker that was lost, in whose place Ray puts this one
+        for pack in share:
+            run_pack(job, pack, _IMAGES[key], tell=report, committed=committed)
     except Error as error:
         refuse(type(error), str(error))
     except Exception as error:
@@ -307,15 +313,25 @@ def _probe(folder: Folder, token: str, node: str) -> str | None:
     return None
 
 
-def _short_folder() -> str | None:
+def _short_folder() -> str:
     """Where Ray's files go: its sockets' paths may hold 107 characters, and its own part takes 84."""
     usual = tempfile.gettempdir()
     return "/tmp" if len(usual) > 107 - 84 and os.access("/tmp", os.W_OK) else usual
 
 
+def _make_folder(files: Path) -> None:
+    try:
+        files.mkdir(mode=0o700)
+    except OSError as error:
+        raise ClusterError(
+            f"{files}: Ray's files cannot be put there: {error.strerror}; TMPDIR names the folder for temporary files"
+        ) from None
+
+
 def _start_guard(files: Path) -> subprocess.Popen[bytes]:
     """A process that cleans up however this one ends."""
-    return subprocess.Popen([sys.executable, "-S", "-E", guard.__file__, str(files)], stdin=subprocess.PIPE)
+    command = [sys.executable, "-S", "-E", guard.__file__, str(files)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # away from the terminal's Ctrl-C
 
 
 def _connect(address: str | None, slots: int | None, files: Path) -> None:
@@ -383,13 +399,39 @@ def _check_listens(address: str) -> None:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Ray puts a handler of its own on SIGTERM, which prints a C++ stack; ours stays."""
-    handler = signal.getsignal(signal.SIGTERM)
+    """Ray puts handlers of its own on SIGTERM: one exits without a word, one prints a C++ stack. Ours stays."""
+    utils = ray._private.utils
+    handler, rays = signal.getsignal(signal.SIGTERM), utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
+        utils.set_sigterm_handler = rays
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM wait for the end. Interrupted in its shutdown, Ray hangs, or exits without a word."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def wait(number: int, frame: Any) -> None:
+        came.append(number)
+        if len(came) > 1 and callable(handler := handlers[signal.Signals(number)]):
+            handler(number, frame)
+
+    handlers = {number: signal.signal(number, wait) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not of Python's
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager

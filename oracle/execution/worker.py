@@ -8,19 +8,20 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 
 from oracle.data.images import Images
+from oracle.data.memory import is_full_memory
 from oracle.errors import Error, FolderError, TrialError
 from oracle.events import Event, Listener, PackProgress, TrialFinished
 from oracle.execution.jobs import Job, Pack
-from oracle.runs.cycle import pairs_of
 from oracle.runs.networks import parent_name, part, prefixed, read_parent, read_tensors, write_finals, write_tensors
 from oracle.training.loop import BestSoFar
-from oracle.training.run import Checkpoint, train_group
+from oracle.training.parents import Parent
+from oracle.training.run import Checkpoint, check_resumable, train_group
 
 
 def run_pack(
@@ -30,18 +31,19 @@ def run_pack(
     *,
     tell: Listener = lambda event: None,
     cancelled: Callable[[], bool] = lambda: False,
+    committed: Collection[str] = (),
 ) -> None:
-    """Train what the pack lacks and commit it: all at once for the pack backend, one by one for the plain one.
+    """Train the pack and commit it: all at once for the pack backend, one by one for the plain one.
 
-    `tell` hears TrialFinished of every committed row and the pack's PackProgress, 1 once all rows are there. Returns early
-    where `cancelled`, with what was committed. Raises TrialError naming search, cycle, max_lr and seed.
+    `committed`: names of commits that are there (`CycleStore.commits`) and are not made again: a worker in the place of one
+    that was lost looks once, every other is handed what is lacking. `tell` hears TrialFinished of every committed row and
+    the pack's PackProgress, 1 once all rows are there. Returns early where `cancelled`, with what was committed. Raises
+    TrialError naming search, cycle, max_lr and seed.
     """
     torch.set_num_threads(job.settings.threads)
-    todo = pack.missing(set(pairs_of(pack.store.trials())))
-    if job.settings.backend == "plain":
-        groups = [replace(pack, candidates=(max_lr,)) for max_lr in todo]
-    else:
-        groups = [replace(pack, candidates=todo)] if todo else []
+    one_by_one = job.settings.backend == "plain"
+    groups = [replace(pack, candidates=(max_lr,)) for max_lr in pack.candidates] if one_by_one else [pack]
+    groups = [group for group in groups if pack.again or group.name not in committed]
     for index, group in enumerate(groups):
 
         def progress(done: float, index: int = index) -> None:
@@ -69,8 +71,8 @@ def _crashes_named(job: Job, group: Pack) -> Iterator[None]:
 
 
 def _way_out(error: Exception) -> str:
-    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return ". Smaller packs (--pack-size, in a new folder) and fewer slots need less memory" if out_of_memory else ""
+    way_out = ". Smaller packs (--pack-size, in a new folder) and fewer slots need less memory"
+    return way_out if is_full_memory(error) else ""
 
 
 def _train_and_commit(
@@ -86,7 +88,7 @@ def _train_and_commit(
     parent = read_parent(store, group.seed)
     if parent is None:
         raise FolderError(f"{store.folder / parent_name(store, group.seed)}: cannot be read")
-    resume = _read_checkpoint(group)
+    resume = _read_checkpoint(group, job, images, parent)
     _note_attempt(group, resume)
     saved = time.perf_counter()
 
@@ -155,11 +157,29 @@ def _write_checkpoint(group: Pack, checkpoint: Checkpoint) -> None:
     write_tensors(group.store.folder, _checkpoint_name(group), tensors, header)
 
 
-def _read_checkpoint(group: Pack) -> Checkpoint | None:
-    """The group's checkpoint; None where there is none, or it cannot be read."""
-    found = read_tensors(group.store.folder, _checkpoint_name(group))
+def _read_checkpoint(group: Pack, job: Job, images: Images, parent: Parent) -> Checkpoint | None:
+    """The group's checkpoint; None where there is none. One that cannot be gone on with is set aside."""
+    store, name = group.store, _checkpoint_name(group)
+    found = read_tensors(store.folder, name, ("epochs_done", "seconds"), damaged=store.folder.set_aside)
     if found is None:
         return None
     tensors, header = found
-    best = BestSoFar(epochs_done=int(header["epochs_done"]), rewind=part(tensors, "rewind"), **part(tensors, "scores"))
-    return Checkpoint(trainer=part(tensors, "trainer"), best=best, seconds=float(header["seconds"]))
+    try:
+        best = BestSoFar(
+            epochs_done=int(header["epochs_done"]), rewind=part(tensors, "rewind"), **part(tensors, "scores")
+        )
+        checkpoint = Checkpoint(trainer=part(tensors, "trainer"), best=best, seconds=float(header["seconds"]))
+        check_resumable(
+            checkpoint,
+            job.experiment,
+            images,
+            parent,
+            seed=group.seed,
+            num_candidates=len(group.candidates),
+            backend=job.settings.backend,
+            device=torch.device(job.settings.device),
+        )
+    except (TypeError, ValueError):  # scores of another name or number among them
+        store.folder.set_aside(name)
+        return None
+    return checkpoint

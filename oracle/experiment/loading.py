@@ -12,9 +12,14 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from oracle.errors import ExperimentError
+from oracle.errors import ExperimentError, FolderError
 from oracle.experiment import dialect
+from oracle.experiment.dialect import cut
 from oracle.experiment.schema import NAME, SHA256, Experiment
+
+MOST_TOLD = 1000  # characters of a message, after which the other faults are only counted
+MOST_LINE = 400  # characters of one fault
+LONGEST_WORD = 100  # characters of a wrong word that known ones are held against
 
 
 def preset_names() -> list[str]:
@@ -33,21 +38,16 @@ def load_experiment(name_or_path: str | Path, *, overrides: Sequence[str] = ()) 
 
 def experiment_from_yaml(text: str, *, where: str = "experiment", overrides: Sequence[str] = ()) -> Experiment:
     """Validate YAML text; `where` names it in messages. Raises ExperimentError."""
+    where = cut(where)
     fields = dialect.parse(text, where)
     if not isinstance(fields, dict):
         raise ExperimentError(f"{where}: expected keys such as name, network and data, found {type(fields).__name__}")
     for change in overrides:
         dialect.override(fields, change)
     try:
-        plain = json.dumps(fields, default=str)
-    except (TypeError, ValueError, RecursionError) as error:  # a key that is a date, an alias to its own parent
-        raise ExperimentError(f"{where}: keys must be words, and no value may hold itself: {error}") from None
-    try:
-        return Experiment.model_validate_json(plain)
+        return Experiment.model_validate_json(json.dumps(fields, default=str))  # str: of dates
     except ValidationError as error:
-        faults = [detail for detail in error.errors() if detail["type"] != "too_short" or not detail["input"]]
-        lines = [_explain(detail, fields) for detail in faults]  # pydantic calls a list of wrong items too short, too
-        raise ExperimentError("\n".join(f"{where}: {line}" for line in lines)) from None
+        raise ExperimentError(_told(error, fields, where)) from None
 
 
 def _presets() -> Any:
@@ -56,19 +56,35 @@ def _presets() -> Any:
 
 def _source(name_or_path: str) -> tuple[str, str]:
     """Where an experiment is described (for messages), and the text."""
-    path = Path(name_or_path)
-    if path.suffix in {".yaml", ".yml"}:
-        try:
-            return str(path), path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ExperimentError(f"{path}: cannot be read: {error}") from None
+    if Path(name_or_path).suffix in {".yaml", ".yml"}:
+        return _read(name_or_path)
     if name_or_path in preset_names():
         return f"preset {name_or_path}", (_presets() / f"{name_or_path}.yaml").read_text(encoding="utf-8")
-    near = difflib.get_close_matches(name_or_path, preset_names(), n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
     raise ExperimentError(
-        f"no preset is called {name_or_path!r}; {hint}`oracle presets` lists them; a file of your own ends in .yaml"
+        f"no preset is called {cut(repr(name_or_path))}; {_nearest(name_or_path, preset_names())}`oracle presets` lists "
+        "them; a file of your own ends in .yaml"
     )
+
+
+def _read(path: str) -> tuple[str, str]:
+    """A file's path as messages show it, and its text."""
+    from oracle.storage import read_file, shown  # here, because it brings pyarrow, which presets do without
+
+    where = shown(path)
+    try:
+        content = read_file(path, dialect.MOST_CHARACTERS + 1)
+        if content is None:
+            raise ExperimentError(f"{where}: cannot be read: there is no such file")
+        if len(content) > dialect.MOST_CHARACTERS:
+            raise ExperimentError(
+                f"{where}: holds more than {dialect.MOST_CHARACTERS:,} bytes, and an experiment has a few thousand; is it "
+                "the right file?"
+            )
+        return where, content.decode()
+    except FolderError as error:
+        raise ExperimentError(str(error)) from None
+    except UnicodeDecodeError as error:
+        raise ExperimentError(f"{where}: cannot be read: {error}; save it as UTF-8") from None
 
 
 def _by_choice(selector: str, union: Any) -> dict[str, type[BaseModel]]:
@@ -95,12 +111,38 @@ _PATTERNS: Mapping[str, str] = {
 }
 
 
+_BOUNDS: Mapping[str, tuple[str, str]] = {  # pydantic writes 1e-30 with 30 zeros
+    "greater_than": ("gt", "greater than"),
+    "greater_than_equal": ("ge", "greater than or equal to"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "less than or equal to"),
+}
+
+
+def _number(value: int | float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _told(error: ValidationError, fields: Mapping[str, Any], where: str) -> str:
+    """What is wrong, a line a fault: the first few, and how many more."""
+    # pydantic calls a list of wrong items too short, too
+    faults = [it for it in error.errors(include_url=False) if it["type"] != "too_short" or not it["input"]]
+    lines: list[str] = []
+    for detail in faults:
+        if sum(map(len, lines)) > MOST_TOLD:
+            lines.append(f"{where}: and {len(faults) - len(lines):,} more like these")
+            break
+        line = _explain(detail, fields)
+        lines.append(f"{where}: {line if len(line) <= MOST_LINE else line[:MOST_LINE] + ' ...'}")
+    return "\n".join(lines)
+
+
 def _explain(detail: Any, fields: Mapping[str, Any]) -> str:
     """One pydantic error as a line for people: the key, what was found, what is allowed."""
     path = [str(part) for part in detail["loc"]]
     if len(path) > 1 and path[1] in _CHOICES.get(path[0], {}):
         del path[1]  # pydantic names the chosen class between a field and its key
-    key = ".".join(path)
+    key = cut(".".join(path))
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "missing":
         return f"{key}: is missing"
@@ -110,15 +152,22 @@ def _explain(detail: Any, fields: Mapping[str, Any]) -> str:
         return f"{key}.{_SELECTORS[key]}: must be one of {', '.join(_CHOICES[key])}"
     if detail["type"] == "value_error":
         return f"{key}: {message}" if key else message
+    if detail["type"] in _BOUNDS:
+        name, words = _BOUNDS[detail["type"]]
+        message = f"input should be {words} {_number(detail['ctx'][name])}"
     if detail["type"] == "string_pattern_mismatch":
         message = _PATTERNS[detail["ctx"]["pattern"]]
-    return f"{key}: found {detail['input']!r}: {message[:1].lower()}{message[1:]}"
+    return f"{key}: found {cut(repr(detail['input']))}: {message[:1].lower()}{message[1:]}"
 
 
 def _allowed_keys(parents: list[str], fields: Mapping[str, Any], wrong: str) -> str:
     parent = ".".join(parents)
     model = _MODELS.get(parent) or _CHOICES[parent][fields[parent][_SELECTORS[parent]]]
     known = list(model.model_fields)
-    near = difflib.get_close_matches(wrong, known, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"{hint}allowed: {', '.join(known)}"
+    return f"{_nearest(wrong, known)}allowed: {', '.join(known)}"
+
+
+def _nearest(wrong: str, known: Sequence[str]) -> str:
+    """A question after the known word that is most like a wrong one, if any is."""
+    near = difflib.get_close_matches(wrong[:LONGEST_WORD], known, n=1)
+    return f"did you mean {near[0]}? " if near else ""

@@ -9,14 +9,39 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from oracle.errors import ExperimentError
 from oracle.experiment import dialect
-from search_spaces.grids import MaxLrGrid
+from oracle.experiment.dialect import cut
+from search_spaces.grids import MOST_RATE, MaxLrGrid, Rate
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"  # of an experiment, a network, a method, a strategy: also names folders
 SHA256 = r"^[0-9a-f]{64}$"  # as sha256sum prints it
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+# Bounds far beyond what anybody trains with: numbers that float32 and 64-bit integers hold, and texts and lists that can
+# be written, read and told.
+MOST_IMAGES = 10**9
+MOST_EPOCHS = 100_000
+MOST_SEEDS = 10_000
+MOST_DROPS = 1_000
+LEAST_FLOAT, MOST_FLOAT = 1e-30, 1e30
+Images = Annotated[int, Field(gt=0, le=MOST_IMAGES)]
+Epochs = Annotated[float, Field(ge=0, le=MOST_EPOCHS)]
+WeightDecay = Annotated[float, Field(ge=0, le=MOST_FLOAT)]
+Positive = Annotated[float, Field(ge=LEAST_FLOAT, le=MOST_FLOAT)]  # below, float32 may take it for 0
+
+
+def _without_nul(path: str) -> str:
+    if "\0" in path:
+        raise ValueError(f"{cut(repr(path))} holds a NUL character, which no path can")
+    return path
+
+
+FilePath = Annotated[
+    str, Field(max_length=4096), AfterValidator(_without_nul)
+]  # or an address, such as s3://bucket/key
 
 
 class _Model(BaseModel):
@@ -30,7 +55,7 @@ class Network(_Model):
     """
 
     name: Annotated[str, Field(pattern=NAME)]
-    weights: str | None = None
+    weights: FilePath | None = None
     weights_sha256: Annotated[str, Field(pattern=SHA256)] | None = None  # of the file
 
 
@@ -41,9 +66,9 @@ class Data(_Model):
     """
 
     source: Literal["digits", "cifar10", "cifar100", "parquet", "folder"]
-    path: str | None = None
-    validation: PositiveInt = 5000  # images
-    train: PositiveInt | None = None  # images to train on, fewer for a shortened run; None: all that are left
+    path: FilePath | None = None
+    validation: Images = 5000
+    train: Images | None = None  # to train on, fewer for a shortened run; None: all that are left
     augment: Literal["none", "crop-flip", "resized-crop-flip"] = "none"
     resolution: Annotated[int, Field(ge=1, le=4096)] | None = None  # pixels a side; None: as stored (a folder: 224)
 
@@ -55,9 +80,11 @@ class Pruning(_Model):
     rate: Annotated[float, Field(gt=0, lt=1)] = 0.2  # fraction of the weights still there
     cycles: Annotated[int, Field(ge=0, le=1000)]
     rewind: Literal["none", "weights", "reinit"] = "none"
-    rewind_step: Annotated[int, Field(ge=0)] = 0  # optimiser step of cycle 0; `rewind: weights` only
+    rewind_step: Annotated[int, Field(ge=0, le=MOST_EPOCHS * MOST_IMAGES)] = (
+        0  # optimiser step of cycle 0; `rewind: weights` only
+    )
     prune_output: bool = True
-    batch: PositiveInt = 512  # images for gradient scores
+    batch: Images = 512  # for gradient scores
 
     @model_validator(mode="after")
     def _step_belongs_to_weights(self) -> Self:
@@ -96,7 +123,7 @@ class Cyclical(_Model):
     """Triangles between `low` and max_lr, each leg `step` long."""
 
     shape: Literal["cyclical"]
-    low: Annotated[float, Field(ge=0)] = 0.0  # learning rate
+    low: Annotated[float, Field(ge=0, le=MOST_RATE)] = 0.0
     step: Annotated[float, Field(gt=0, le=1)] = 0.125  # fraction of training, half a triangle
 
 
@@ -108,9 +135,9 @@ class WarmUp(_Model):
 
     shape: Literal["warmup"]
     warmup: Fraction | None = None
-    drops: tuple[Fraction, ...] | None = None
-    warmup_epochs: Annotated[float, Field(ge=0)] | None = None
-    drop_epochs: tuple[Annotated[float, Field(ge=0)], ...] | None = None
+    drops: Annotated[tuple[Fraction, ...], Field(max_length=MOST_DROPS)] | None = None
+    warmup_epochs: Epochs | None = None
+    drop_epochs: Annotated[tuple[Epochs, ...], Field(max_length=MOST_DROPS)] | None = None
 
     @model_validator(mode="after")
     def _one_unit_each(self) -> Self:
@@ -131,7 +158,7 @@ class Sgd(_Model):
 
     name: Literal["sgd"]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    weight_decay: WeightDecay = 1e-4
 
 
 class Adam(_Model):
@@ -139,8 +166,8 @@ class Adam(_Model):
 
     name: Literal["adam"]
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    epsilon: PositiveFloat = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    epsilon: Positive = 1e-8
+    weight_decay: WeightDecay = 1e-4
 
 
 class Rmsprop(_Model):
@@ -149,8 +176,8 @@ class Rmsprop(_Model):
     name: Literal["rmsprop"]
     alpha: Annotated[float, Field(ge=0, lt=1)] = 0.99
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    epsilon: PositiveFloat = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    epsilon: Positive = 1e-8
+    weight_decay: WeightDecay = 1e-4
 
 
 Optimizer = Annotated[Sgd | Adam | Rmsprop, Field(discriminator="name")]
@@ -159,10 +186,10 @@ Optimizer = Annotated[Sgd | Adam | Rmsprop, Field(discriminator="name")]
 class Training(_Model):
     """How long one training is. The last, short batch of an epoch is dropped."""
 
-    epochs: Annotated[int, Field(ge=1, le=100_000)]
-    batch_size: PositiveInt = 128
+    epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
+    batch_size: Images = 128
     precision: Literal["fp32", "fp64", "bf16"] = "fp32"  # bf16: autocast over fp32 weights
-    clip_norm: PositiveFloat | None = None  # largest L2 norm of a candidate's gradient
+    clip_norm: Positive | None = None  # largest L2 norm of a candidate's gradient
 
 
 class Search(_Model):
@@ -180,13 +207,15 @@ class Search(_Model):
     def _parameters_are_plain(self) -> Self:
         parameters = self.model_extra or {}
         if self.strategy == "grid" and parameters:
-            raise ValueError(f"strategy grid takes no parameters, found {', '.join(parameters)}")
+            raise ValueError(f"strategy grid takes no parameters, found {cut(', '.join(parameters))}")
         for key, value in parameters.items():
             try:
-                json.dumps(value, allow_nan=False)
-            except (TypeError, ValueError):
+                dialect.dump(json.loads(json.dumps({key: value}, allow_nan=False)))
+            except ExperimentError as error:  # more of it than is read back
+                raise ValueError(f"{cut(key)}: {error}") from None
+            except (TypeError, ValueError, RecursionError):
                 raise ValueError(
-                    f"{key}: found {value!r}, expected text, finite numbers, true, false, null, or lists "
+                    f"{cut(key)}: found {_shown(value)}, expected text, finite numbers, true, false, null, or lists "
                     "and mappings of these"
                 ) from None
         return self
@@ -195,6 +224,13 @@ class Search(_Model):
     def parameters(self) -> dict[str, Any]:
         """A copy of what the strategy is told beside its name."""
         return self.model_dump(exclude={"strategy"})
+
+
+def _shown(value: object) -> str:
+    try:
+        return cut(repr(value))
+    except (ValueError, RecursionError):  # a number of 10,000 digits, lists 1,000 deep
+        return f"a {type(value).__name__}"
 
 
 class Experiment(_Model):
@@ -214,11 +250,11 @@ class Experiment(_Model):
     optimizer: Optimizer
     training: Training
     grid: MaxLrGrid
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1, max_length=MOST_SEEDS)]
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.005  # fraction of accuracy: half a point
     diagnostics: bool = False
     search: Search = Search()
-    peaks: tuple[PositiveFloat, ...] | None = None  # max_lr of each cycle, or one for all, in place of the grid
+    peaks: tuple[Rate, ...] | None = None  # max_lr of each cycle, or one for all, in place of the grid
 
     @field_validator("peaks", mode="before")
     @classmethod
@@ -226,7 +262,7 @@ class Experiment(_Model):
         if isinstance(peaks, int | float):
             return (peaks,)
         if peaks is not None and not isinstance(peaks, list | tuple):
-            raise ValueError(f"expected one max_lr, or a list of one for each cycle, found {peaks!r}")
+            raise ValueError(f"expected one max_lr, or a list of one for each cycle, found {cut(repr(peaks))}")
         return peaks if peaks is None else tuple(peaks)
 
     @model_validator(mode="after")

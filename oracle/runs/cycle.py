@@ -13,29 +13,19 @@ A trial is done when its row can be read. Reading changes nothing.
 import hashlib
 import json
 import secrets
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from oracle.runs.decisions import Decision, Pair
+from oracle.runs.lineage import merged_name
 from oracle.runs.tables import TRIALS, from_parquet, to_parquet
 from oracle.storage import Folder
 
 UNDER_WAY = ("weights", "checkpoints", "parents")  # of no use once a cycle is finished
-
-
-def lineage(optima: Sequence[float]) -> str:
-    """Names the parents of cycle len(optima): they depend on every optimum before, so a trial is valid for one chain."""
-    return hashlib.sha256(repr([float(rate) for rate in optima]).encode()).hexdigest()[:12]
-
-
-def lineages(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The lineage of every cycle that may have trials: those of oracle.parquet's rows, and the one after."""
-    optima = [row["max_lr"] for row in rows]
-    return [lineage(optima[:cycle]) for cycle in range(len(optima) + 1)]
 
 
 def pairs_of(trials: pa.Table) -> list[Pair]:
@@ -63,36 +53,18 @@ class CycleStore:
 
     def trials(self) -> pa.Table:
         """The cycle's trials, one row each, by max_lr and seed. Columns: `TRIALS`."""
-        return self._own(table for table in self._commits().values() if table is not None)
+        return Commits(self).look().trials()
 
-    def unreadable(self) -> list[str]:
-        """Names of commits that are not whole."""
-        return [name for name, table in self._commits().items() if table is None]
-
-    def set_aside(self, name: str) -> None:
-        """Rename a commit that cannot be read, so that it is seen and never read again."""
-        self.folder.write(f"{name}.unreadable", self.folder.read(name) or b"")
-        self.folder.delete(name)
+    def commits(self) -> set[str]:
+        """What trials were committed as (their column `commit`), by the files' names alone."""
+        files = (name.rpartition("/")[2] for name in self.folder.names(self.path("trials")))
+        return {file.rpartition("-")[0] for file in files if file.endswith(".parquet")}
 
     def commit(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write one commit of trials: once this returns, they are done."""
         assert {row["cycle"] for row in rows} == {self.cycle}
         name = self.path("trials", f"{rows[0]['commit']}-{secrets.token_hex(4)}.parquet")
         self.folder.write(name, to_parquet(pa.Table.from_pylist(list(rows), schema=TRIALS)))
-
-    def merge_trials(self) -> None:
-        """Put a finished cycle's rows into one file. Rows of other chains are of no more use and go."""
-        commits = {name: table for name, table in self._commits().items() if table is not None}
-        content = to_parquet(self._own(commits.values()))
-        # Named by what it holds: two processes that merge at once write over nothing, and delete what they have read alone.
-        digest = hashlib.sha256(content).hexdigest()[:10]
-        merged = self.path("trials", f"merged-{self.lineage}-{digest}.parquet")
-        if list(commits) == [merged]:
-            return
-        self.folder.write(merged, content)
-        for name in commits:
-            if name != merged:
-                self.folder.delete(name)
 
     def read_decision(self, basis: Mapping[str, Any]) -> Decision:
         """What was decided of the cycle for `basis`; nothing yet where that is missing, damaged, or for something else."""
@@ -121,30 +93,74 @@ class CycleStore:
     def _decision(self) -> str:
         return f"decisions/cycle={self.cycle:03d}.json"
 
-    def _own(self, tables: Iterable[pa.Table]) -> pa.Table:
-        table = pa.concat_tables([TRIALS.empty_table(), *tables])
-        table = table.filter(pc.equal(table["lineage"], self.lineage))
-        table = table.sort_by(
-            [("max_lr", "ascending"), ("seed", "ascending"), ("commit", "ascending"), ("seconds", "ascending")]
-        )
-        pairs = pairs_of(table)
-        first = [index for index, pair in enumerate(pairs) if index == 0 or pair != pairs[index - 1]]
-        return table.take(pa.array(first, pa.int64()))
 
-    def _commits(self) -> dict[str, pa.Table | None]:
-        """Every commit by its name, None for one that is not whole.
+class Commits:
+    """A cycle's commits as they were read: a name never changes its content, so each is read once."""
 
-        Another process may merge them meanwhile, so it is listed until that shows nothing new; a name never changes its
-        content.
-        """
-        contents: dict[str, bytes | None] = {}
+    def __init__(self, store: CycleStore) -> None:
+        """Nothing is read before the first look."""
+        self._store = store
+        self._tables: dict[str, pa.Table] = {}
+        self._unreadable: set[str] = set()
+        self._trials: pa.Table | None = None  # of what was read
+
+    def look(self) -> Self:
+        """Read what is new."""
+        # Another process may merge them meanwhile, so they are listed until that shows nothing new.
         listed: list[str] | None = None
-        while listed != (names := self.folder.names(self.path("trials"))):
+        while listed != (names := self._store.folder.names(self._store.path("trials"))):
             listed = names
-            commits = [name for name in names if name.endswith(".parquet") and name not in contents]
-            contents |= {name: self.folder.read(name) for name in commits}
-        return {
-            name: from_parquet(content, TRIALS, where=self.folder / name)
-            for name, content in contents.items()
-            if content is not None
-        }
+            for name in names:
+                if name.endswith(".parquet") and name not in self._tables and name not in self._unreadable:
+                    self._read(name)
+        return self
+
+    def trials(self) -> pa.Table:
+        """The rows of the chain as of the last look, one each, by max_lr and seed. Columns: `TRIALS`."""
+        if self._trials is None:
+            self._trials = _one_each(
+                pa.concat_tables([TRIALS.empty_table(), *self._tables.values()]), self._store.lineage
+            )
+        return self._trials
+
+    def set_unreadable_aside(self) -> list[str]:
+        """Rename the commits that are not whole. Returns their names."""
+        names = sorted(self._unreadable)
+        for name in names:
+            self._store.folder.set_aside(name)
+        self._unreadable.clear()
+        return names
+
+    def merge(self) -> None:
+        """Put a finished cycle's rows into one file. Rows of other chains are of no more use and go."""
+        content = to_parquet(self.trials())
+        # Named by what it holds: two processes that merge at once write over nothing, and delete what they have read alone.
+        digest = hashlib.sha256(content).hexdigest()[:10]
+        merged = self._store.path("trials", merged_name(self._store.lineage, digest))
+        if list(self._tables) == [merged]:
+            return
+        self._store.folder.write(merged, content)
+        for name in self._tables:
+            if name != merged:
+                self._store.folder.delete(name)
+
+    def _read(self, name: str) -> None:
+        content = self._store.folder.read(name)
+        if content is None:
+            return  # merged meanwhile
+        table = from_parquet(content, TRIALS, where=self._store.folder / name)
+        if table is None:
+            self._unreadable.add(name)
+        else:
+            self._tables[name], self._trials = table, None
+
+
+def _one_each(trials: pa.Table, lineage: str) -> pa.Table:
+    """One row a trial of the chain, by max_lr and seed: the first of those that were trained twice."""
+    trials = trials.filter(pc.equal(trials["lineage"], lineage))
+    trials = trials.sort_by(
+        [("max_lr", "ascending"), ("seed", "ascending"), ("commit", "ascending"), ("seconds", "ascending")]
+    )
+    pairs = pairs_of(trials)
+    first = [index for index, pair in enumerate(pairs) if index == 0 or pair != pairs[index - 1]]
+    return trials if len(first) == len(pairs) else trials.take(pa.array(first, pa.int64()))

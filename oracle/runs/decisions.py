@@ -4,6 +4,7 @@ So a finished cycle stays as it is, and a round under way is finished as it was 
 later version would decide.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -37,15 +38,17 @@ class Decision:
         return replace(self, row=dict(row))
 
     def to_json(self) -> bytes:
-        """As a run's folder holds it."""
+        """As a run's folder holds it, with a checksum."""
         fields = {"basis": self.basis, "rounds": self.rounds, "row": self.row}
-        return json.dumps(fields).encode()
+        return json.dumps({**fields, "sha256": _checksum(fields)}).encode()
 
     @classmethod
     def from_json(cls, content: bytes) -> "Decision | None":
         """What `to_json` wrote; None for anything else, so that it is decided anew."""
         try:
             fields = json.loads(content)
+            if fields.pop("sha256", None) not in {None, _checksum(fields)}:  # none: written by an older version
+                return None
             basis, row = fields["basis"], fields["row"]
             rounds = tuple(tuple((float(max_lr), seed) for max_lr, seed in pairs) for pairs in fields["rounds"])
             if row is not None:  # without columns of a later version
@@ -61,3 +64,7 @@ class Decision:
         sound = all(0 < max_lr < math.inf and seed in seeds for max_lr, seed in trials)
         chosen = [] if self.row is None else [(self.row["max_lr"], seed) for seed in seeds]
         return sound and len(set(trials)) == len(trials) and set(chosen) <= set(trials)
+
+
+def _checksum(fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()

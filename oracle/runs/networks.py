@@ -1,17 +1,63 @@
-"""Networks on disk: parents, final states and winners of a cycle, in safetensors, one file each."""
+"""Networks on disk: parents, final states and winners of a cycle, in safetensors, one file each.
 
+Each file's header has a checksum of all that it holds. Files of versions before it have none, and are read as they were:
+their shapes alone are looked at. What is not whole is never used; the reader is told its name, and answers with None.
+"""
+
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
+from oracle.pruning.masks import dense_masks
 from oracle.runs.cycle import CycleStore
 from oracle.storage import Folder
 from oracle.training.parents import Parent, State, Winner
 
 STATE = "weights"  # what the files call a state dict
+_CHECKSUM = "sha256"
+Told = Callable[[str], None]  # hears the name of a file that is there, and not whole
+
+
+def _untold(name: str) -> None:
+    """Nobody is to hear."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """Which tensors a network of the experiment has."""
+
+    state: Mapping[str, tuple[torch.Size, bool]]  # shape, whether floating
+    masks: Mapping[str, torch.Size]
+    rewinds: bool  # whether cycle 0 keeps the states to rewind to
+
+    @classmethod
+    def of(cls, network: nn.Module, *, rewinds: bool) -> Self:
+        """As a network has them."""
+        return cls(
+            state={name: _form(value) for name, value in network.state_dict().items()},
+            masks={name: mask.shape for name, mask in dense_masks(network).items()},
+            rewinds=rewinds,
+        )
+
+    def has_state(self, state: State) -> bool:
+        """Whether these are a state dict of the network."""
+        return {name: _form(value) for name, value in state.items()} == dict(self.state)
+
+    def has_rewind(self, rewind: State, cycle: int) -> bool:
+        """Whether these are what a trained network of a cycle keeps to rewind to."""
+        return self.has_state(rewind) if self.rewinds and cycle == 0 else not rewind
+
+    def has_masks(self, masks: State) -> bool:
+        """Whether these are masks of the network."""
+        are_bool = all(mask.dtype == torch.bool for mask in masks.values())
+        return are_bool and {name: mask.shape for name, mask in masks.items()} == dict(self.masks)
 
 
 def parent_name(store: CycleStore, seed: int) -> str:
@@ -26,17 +72,19 @@ def write_parent(store: CycleStore, seed: int, parent: Parent) -> None:
     write_tensors(store.folder, parent_name(store, seed), tensors, header)
 
 
-def read_parent(store: CycleStore, seed: int) -> Parent | None:
-    """A parent, or None where it is missing or cannot be read."""
-    found = read_tensors(store.folder, parent_name(store, seed))
+def read_parent(store: CycleStore, seed: int, form: Form | None = None, *, damaged: Told = _untold) -> Parent | None:
+    """A parent, or None where it is missing, damaged or not of this form."""
+    name = parent_name(store, seed)
+    found = read_tensors(store.folder, name, ("weights_remaining",), damaged=damaged)
     if found is None:
         return None
     tensors, header = found
-    return Parent(
-        state=part(tensors, STATE),
-        masks=part(tensors, "masks"),
-        weights_remaining=float(header["weights_remaining"]),
-    )
+    state, masks = part(tensors, STATE), part(tensors, "masks")
+    remaining = _number(header["weights_remaining"])
+    if remaining is None or not (form is None or (form.has_state(state) and form.has_masks(masks))):
+        damaged(name)
+        return None
+    return Parent(state=state, masks=masks, weights_remaining=remaining)
 
 
 def write_winner(store: CycleStore, seed: int, max_lr: float, winner: Winner) -> None:
@@ -44,49 +92,72 @@ def write_winner(store: CycleStore, seed: int, max_lr: float, winner: Winner) ->
     tensors = prefixed(STATE, winner.state) | prefixed("masks", winner.masks)
     tensors |= prefixed("rewind", winner.rewind or {})
     header = {"lineage": store.lineage, "max_lr": repr(max_lr)}
-    write_tensors(store.folder, _winner_name(store, seed), tensors, header)
+    write_tensors(store.folder, winner_name(store, seed), tensors, header)
 
 
-def read_winner(store: CycleStore, seed: int, max_lr: float) -> Winner | None:
-    """The winner of this chain, or None where it is missing, of another chain, or cannot be read."""
-    found = read_tensors(store.folder, _winner_name(store, seed))
+def read_winner(
+    store: CycleStore, seed: int, max_lr: float, form: Form | None = None, *, damaged: Told = _untold
+) -> Winner | None:
+    """The winner of this chain, or None where it is missing, of another chain, damaged or not of this form."""
+    name = winner_name(store, seed)
+    found = read_tensors(store.folder, name, ("lineage", "max_lr"), damaged=damaged)
     if found is None or found[1] != {"lineage": store.lineage, "max_lr": repr(max_lr)}:
         return None
     tensors = found[0]
-    return Winner(state=part(tensors, STATE), masks=part(tensors, "masks"), rewind=part(tensors, "rewind") or None)
+    state, masks, rewind = (part(tensors, prefix) for prefix in (STATE, "masks", "rewind"))
+    if form is not None and not (
+        form.has_state(state) and form.has_masks(masks) and form.has_rewind(rewind, store.cycle)
+    ):
+        damaged(name)
+        return None
+    return Winner(state=state, masks=masks, rewind=rewind or None)
 
 
 def winners_are_whole(store: CycleStore, seeds: Sequence[int]) -> bool:
     """Whether all winners are there, as long as their own first bytes say: a look that reads no tensors."""
-    return all(_is_whole(store.folder, _winner_name(store, seed)) for seed in seeds)
+    return all(_is_whole(store.folder, winner_name(store, seed)) for seed in seeds)
 
 
 def write_finals(store: CycleStore, commit: str, candidates: Sequence[float], *, states: State, rewind: State) -> None:
     """Write the final states of candidates that were trained together, stacked, under their commit's name."""
     tensors = prefixed(STATE, states) | prefixed("rewind", rewind)
-    write_tensors(store.folder, _finals_name(store, commit), tensors, {"candidates": json.dumps(candidates)})
+    write_tensors(store.folder, finals_name(store, commit), tensors, {"candidates": json.dumps(candidates)})
 
 
-def read_final(store: CycleStore, commit: str, max_lr: float, masks: State) -> Winner | None:
-    """One candidate out of a commit's final states, or None where they are gone or cannot be read."""
-    found = read_tensors(store.folder, _finals_name(store, commit))
+def read_final(
+    store: CycleStore, commit: str, max_lr: float, masks: State, form: Form | None = None, *, damaged: Told = _untold
+) -> Winner | None:
+    """One candidate out of a commit's final states, or None where they are gone, damaged or not of this form."""
+    name = finals_name(store, commit)
+    found = read_tensors(store.folder, name, ("candidates",), damaged=damaged)
     if found is None:
         return None
     tensors, header = found
-    index = json.loads(header["candidates"]).index(max_lr)
-    own = {name: value[index] for name, value in tensors.items()}
-    return Winner(state=part(own, STATE), masks=masks, rewind=part(own, "rewind") or None)
+    try:
+        candidates = json.loads(header["candidates"])
+        index = candidates.index(max_lr)
+        own = {key: value[index] for key, value in tensors.items() if len(value) == len(candidates)}
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        own = {}
+    state, rewind = part(own, STATE), part(own, "rewind")
+    if not state or not (form is None or (form.has_state(state) and form.has_rewind(rewind, store.cycle))):
+        damaged(name)
+        return None
+    return Winner(state=state, masks=masks, rewind=rewind or None)
 
 
 def write_tensors(folder: Folder, name: str, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write named tensors as safetensors."""
+    """Write named tensors as safetensors, and in its header a checksum of tensors and header."""
     whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    fields = {**header, _CHECKSUM: _checksum(whole, header)}
     # One key: safetensors orders several at random, and the same network should be the same bytes.
-    folder.write(name, safetensors.torch.save(whole, {"header": json.dumps(dict(header))}))
+    folder.write(name, safetensors.torch.save(whole, {"header": json.dumps(fields)}))
 
 
-def read_tensors(folder: Folder, name: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-    """Tensors and header, or None where there is no such file or it is not whole."""
+def read_tensors(
+    folder: Folder, name: str, fields: Sequence[str], *, damaged: Told = _untold
+) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    """Tensors and header; None where there is no such file, or it is damaged, or its header has other fields than these."""
     content = folder.read(name)
     if content is None:
         return None
@@ -94,7 +165,13 @@ def read_tensors(folder: Folder, name: str) -> tuple[dict[str, Tensor], dict[str
         tensors = safetensors.torch.load(content)
         length = int.from_bytes(content[:8], "little")
         header: dict[str, str] = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["header"])
-    except (SafetensorError, ValueError, KeyError):
+        checksum = header.pop(_CHECKSUM, None)
+        if set(header) != set(fields) or not all(isinstance(value, str) for value in header.values()):
+            raise ValueError("a header of something else")
+        if checksum is not None and checksum != _checksum(tensors, header):
+            raise ValueError("not what was written")
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        damaged(name)
         return None
     return tensors, header
 
@@ -110,12 +187,33 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
 
 
-def _winner_name(store: CycleStore, seed: int) -> str:
+def winner_name(store: CycleStore, seed: int) -> str:
+    """Where a winner lies in the folder."""
     return store.path("winners", f"seed={seed}.safetensors")
 
 
-def _finals_name(store: CycleStore, commit: str) -> str:
+def finals_name(store: CycleStore, commit: str) -> str:
+    """Where the final states of a commit lie in the folder."""
     return store.path("weights", f"{commit}.safetensors")
+
+
+def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(dict(header), sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _form(value: Tensor) -> tuple[torch.Size, bool]:
+    return value.shape, value.is_floating_point()
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _is_whole(folder: Folder, name: str) -> bool:

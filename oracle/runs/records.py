@@ -13,11 +13,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from oracle.errors import FolderError
+from oracle.errors import ExperimentError, FolderError
 from oracle.experiment import Experiment, experiment_from_yaml
-from oracle.runs.cycle import CycleStore, lineages
+from oracle.runs.cycle import CycleStore
+from oracle.runs.lineage import lineages_of
 from oracle.runs.tables import oracle_rows, oracle_table
 from oracle.storage import Folder
+
+EXPERIMENT = "experiment.yaml"
 
 
 def read_trials(out: str | Path | Folder) -> pa.Table:
@@ -26,9 +29,8 @@ def read_trials(out: str | Path | Folder) -> pa.Table:
     Raises FolderError where `out` holds no run, or its oracle.parquet cannot be read.
     """
     folder = opened(out)
-    stores = [
-        CycleStore(folder=folder, cycle=cycle, lineage=name) for cycle, name in enumerate(lineages(oracle_rows(folder)))
-    ]
+    names = lineages_of(folder, read_experiment(folder)).of(oracle_rows(folder))
+    stores = [CycleStore(folder=folder, cycle=cycle, lineage=name) for cycle, name in enumerate(names)]
     return pa.concat_tables([store.trials() for store in stores])
 
 
@@ -43,18 +45,25 @@ def read_oracle(out: str | Path | Folder) -> pa.Table:
 
 
 def read_experiment(folder: Folder) -> Experiment:
-    """The experiment that a folder holds. Raises FolderError where it holds none."""
-    content = folder.read("experiment.yaml")
+    """The experiment that a folder holds. Raises FolderError where it holds none, or its file is damaged."""
+    content, where = folder.read(EXPERIMENT), folder / EXPERIMENT
     if content is None:
         raise FolderError(
-            f"{folder.url}: holds no Oracle run (no experiment.yaml); `oracle search ... --out` makes one"
+            f"{folder.url}: holds no Oracle run (no {EXPERIMENT}); `oracle search ... --out` makes one, or writes the file "
+            "anew where the trials of the same experiment are there"
         )
-    return experiment_from_yaml(content.decode(errors="replace"), where=folder / "experiment.yaml")
+    try:
+        return experiment_from_yaml(content.decode(errors="replace"), where=where)
+    except ExperimentError as error:
+        raise FolderError(
+            f"{error}\nIs the file damaged? Run the search that made this folder once more, with the same --out: it "
+            "compares itself with what is there, and writes the file anew"
+        ) from None
 
 
 def write_experiment(folder: Folder, experiment: Experiment) -> None:
     """Keep what is held fixed."""
-    folder.write_if_changed("experiment.yaml", experiment.to_yaml().encode())
+    folder.write_if_changed(EXPERIMENT, experiment.to_yaml().encode())
 
 
 def attempts(folder: Folder) -> list[dict[str, Any]]:

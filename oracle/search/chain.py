@@ -23,13 +23,22 @@ from oracle.events import (
 )
 from oracle.execution.jobs import Executor, Job, Pack, plan_packs
 from oracle.pruning.masks import emptied_layers
-from oracle.runs.cycle import CycleStore, lineage, only
-from oracle.runs.decisions import Pair
-from oracle.runs.networks import read_parent, read_winner, winners_are_whole, write_parent, write_winner
+from oracle.runs.cycle import Commits, CycleStore, only
+from oracle.runs.decisions import Decision, Pair
+from oracle.runs.lineage import Lineages
+from oracle.runs.networks import (
+    Form,
+    read_final,
+    read_parent,
+    read_winner,
+    winners_are_whole,
+    write_parent,
+    write_winner,
+)
 from oracle.runs.tables import TRIALS, Row, oracle_rows, write_oracle
 from oracle.search.progress import CycleProgress, cycle_progress
 from oracle.search.strategies import GridSearch, Strategy
-from oracle.search.winners import final_of, lost_winners, pack_of
+from oracle.search.winners import lost_winners, pack_of
 from oracle.storage import Folder
 from oracle.training.parents import Parent, Winner, first_parent, next_parent
 
@@ -45,15 +54,22 @@ class Chain:
         executor: Executor,
         images: Images,
         *,
+        lineages: Lineages,
+        form: Form,
         tell: Listener,
         cancel: CancelToken,
     ) -> None:
-        """`strategy` says what is trained, `executor` trains it, `tell` hears of it."""
+        """`strategy` says what is trained, `executor` trains it, `tell` hears of it.
+
+        `lineages`: how the folder names its chain. `form`: of the networks that are read back.
+        """
         self._folder, self._job, self._strategy, self._executor = folder, job, strategy, executor
         self._images, self._tell, self._cancel = images, tell, cancel
+        self._lineages, self._form = lineages, form
         self._experiment, self._seeds = job.experiment, job.experiment.seeds
         self._passed: list[CycleProgress] = []  # the finished cycles, in order
         self._written: set[int] = set()  # cycles whose winners were written here, and so can be read
+        self._read = Decision(basis={})  # of the cycle at work, as its file had it
         self._rows: list[Row] = []  # of oracle.parquet
 
     def run(self) -> pa.Table:
@@ -62,16 +78,18 @@ class Chain:
         self._rows = self._known_rows()
         for cycle in range(self._experiment.pruning.cycles + 1):
             store = self._store(cycle)
-            self._set_unreadable_aside(store)
-            progress = self._progress(store)
+            commits = Commits(store).look()
+            for name in commits.set_unreadable_aside():
+                self._say_set_aside(name, "its trials are trained again")
+            progress = self._progress(store, commits)
             if not self._is_finished(store, progress):
                 self._tell(CycleStarted(cycle=cycle, done=_told(progress.trials)))
                 self._restore_winners_before(cycle)
                 self._prune_and_rewind(store)
-                progress = self._search(store, progress)
+                progress = self._search(store, commits, progress)
                 self._keep_winners(store, progress)
                 self._diagnose(store, progress)
-                self._commit(store, progress)
+                self._commit(store, commits, progress)
             self._pass(store, progress)
         return write_oracle(self._folder, self._experiment, self._rows)
 
@@ -80,10 +98,10 @@ class Chain:
     def _prune_and_rewind(self, store: CycleStore) -> None:
         """Put a parent where the workers find it, for every seed that has none."""
         for seed in self._seeds:
-            if read_parent(store, seed) is None:
+            if self._parent(store, seed) is None:
                 write_parent(store, seed, self._make_parent(store, seed))
 
-    def _search(self, store: CycleStore, progress: CycleProgress) -> CycleProgress:
+    def _search(self, store: CycleStore, commits: Commits, progress: CycleProgress) -> CycleProgress:
         """Train what the strategy asks for, round by round, until it has chosen. Decisions are written, then acted on."""
         store.write_decision(progress.decision)
         while progress.lacking:
@@ -91,11 +109,10 @@ class Chain:
             packs = [
                 pack
                 for pairs in progress.decision.rounds
-                for pack in plan_packs(store, pairs, self._job.settings.pack_size)
-                if {(max_lr, pack.seed) for max_lr in pack.candidates} & asked
+                for pack in plan_packs(store, pairs, self._job.settings.pack_size, lacking=asked)
             ]
             told = self._train(packs, trials=len(asked))
-            progress = self._progress(store)
+            progress = self._progress(store, commits.look())
             store.write_decision(progress.decision)
             for trial in _told(only(progress.trials, asked - told)):  # what a worker that was lost could not tell
                 self._tell(trial)
@@ -111,16 +128,16 @@ class Chain:
     def _keep_winners(self, store: CycleStore, progress: CycleProgress) -> None:
         """Keep each seed's network at the optimum. Those whose final states are gone are trained once more."""
         max_lr = progress.chosen
-        missing = [seed for seed in self._seeds if read_winner(store, seed, max_lr) is None]
+        missing = [seed for seed in self._seeds if self._read_winner(store, seed, max_lr) is None]
         packs = {seed: pack_of(store, progress.trials, seed, max_lr) for seed in missing}
-        finals = {seed: final_of(pack, max_lr) for seed, pack in packs.items()}
+        finals = {seed: self._final(pack, max_lr) for seed, pack in packs.items()}
         again = [packs[seed] for seed in missing if finals[seed] is None]
         if again:
             seeds = sorted(pack.seed for pack in again)
             self._say(f"cycle {store.cycle}: training the winners of seeds {seeds} once more for their weights")
             self._train(again, trials=sum(len(pack.candidates) for pack in again))
         for seed in missing:
-            winner = finals[seed] or final_of(packs[seed], max_lr)
+            winner = finals[seed] or self._final(packs[seed], max_lr)
             if winner is None:
                 raise FolderError(
                     f"search {self._experiment.name}, cycle {store.cycle}, seed {seed}, max_lr {max_lr:g}: trained once "
@@ -132,7 +149,7 @@ class Chain:
     def _diagnose(self, store: CycleStore, progress: CycleProgress) -> None:
         """Write what is missing of the winners' diagnostics, where the experiment asks for them."""
         for seed in self._undiagnosed(store, progress):
-            parent, winner = read_parent(store, seed), read_winner(store, seed, progress.chosen)
+            parent, winner = self._parent(store, seed), self._read_winner(store, seed, progress.chosen)
             assert parent is not None
             assert winner is not None
             table = diagnose(
@@ -147,11 +164,11 @@ class Chain:
             )
             write_diagnostics(store, seed, table)
 
-    def _commit(self, store: CycleStore, progress: CycleProgress) -> None:
+    def _commit(self, store: CycleStore, commits: Commits, progress: CycleProgress) -> None:
         """Put the row into oracle.parquet. What followed from another optimum is no longer true, and goes."""
         row = progress.row
         assert row is not None
-        store.merge_trials()
+        commits.look().merge()
         known = self._rows[store.cycle] if store.cycle < len(self._rows) else None
         later = self._rows[store.cycle + 1 :] if known is not None and known["max_lr"] == row["max_lr"] else []
         self._rows = [*self._rows[: store.cycle], row, *later]
@@ -160,7 +177,8 @@ class Chain:
     def _pass(self, store: CycleStore, progress: CycleProgress) -> None:
         """Go on to the next cycle."""
         assert progress.row is not None
-        store.write_decision(progress.decision)  # runs of older versions have none
+        if progress.decision != self._read:  # runs of older versions have none
+            store.write_decision(progress.decision)
         store.clean()
         self._passed.append(progress)
         self._tell(CycleFinished(row=progress.row))
@@ -183,17 +201,18 @@ class Chain:
         return [progress.chosen for progress in self._passed]
 
     def _store(self, cycle: int) -> CycleStore:
-        return CycleStore(folder=self._folder, cycle=cycle, lineage=lineage(self._optima[:cycle]))
+        return CycleStore(folder=self._folder, cycle=cycle, lineage=self._lineages.after(self._optima[:cycle]))
 
-    def _progress(self, store: CycleStore) -> CycleProgress:
+    def _progress(self, store: CycleStore, commits: Commits) -> CycleProgress:
         basis = {"seeds": sorted(self._seeds), "candidates": list(self._experiment.candidates(store.cycle))}
+        self._read = store.read_decision(basis)
         return cycle_progress(
             self._strategy,
             store.cycle,
-            store.read_decision(basis),
+            self._read,
             seeds=self._seeds,
             earlier=pa.concat_tables([TRIALS.empty_table(), *(progress.trials for progress in self._passed)]),
-            trials=store.trials(),
+            trials=commits.trials(),
             committed=self._committed_row(store.cycle),
         )
 
@@ -221,38 +240,56 @@ class Chain:
 
     def _lineage_after(self, progress: CycleProgress) -> str:
         """Of what follows from the winners of the cycle at work."""
-        return lineage([*self._optima, progress.chosen])
+        return self._lineages.after([*self._optima, progress.chosen])
 
     def _known_rows(self) -> list[Row]:
         try:
             return oracle_rows(self._folder)
         except FolderError:
-            self._say("oracle.parquet cannot be read, and is made anew from the trials")
+            self._say("oracle.parquet cannot be read, or is not what was written, and is made anew from the trials")
             return []
 
+    def _parent(self, store: CycleStore, seed: int) -> Parent | None:
+        return read_parent(store, seed, self._form, damaged=self._set_aside)
+
+    def _read_winner(self, store: CycleStore, seed: int, max_lr: float) -> Winner | None:
+        return read_winner(store, seed, max_lr, self._form, damaged=self._set_aside)
+
+    def _final(self, pack: Pack, max_lr: float) -> Winner | None:
+        """The final state of one of a pack's candidates; None where it is gone."""
+        parent = self._parent(pack.store, pack.seed)
+        if parent is None:
+            return None
+        return read_final(pack.store, pack.name, max_lr, parent.masks, self._form, damaged=self._set_aside)
+
     def _winner(self, cycle: int, seed: int) -> Winner:
-        winner = read_winner(self._store(cycle), seed, self._optima[cycle])
+        store = self._store(cycle)
+        winner = self._read_winner(store, seed, self._optima[cycle])
         if winner is None:
             raise FolderError(
-                f"{self._folder / self._store(cycle).path('winners')}: the winner of seed {seed} was there, and cannot be "
+                f"{self._folder / store.path('winners')}: the winner of seed {seed} was there, and cannot be "
                 "read any more; run the same command again: it is made anew"
             )
         return winner
 
     # Repairs, before the chain goes on.
 
-    def _set_unreadable_aside(self, store: CycleStore) -> None:
-        for name in store.unreadable():
-            store.set_aside(name)
-            self._say(f"{name}: is not whole, and was renamed to end in .unreadable; its trials are trained again")
+    def _set_aside(self, name: str) -> None:
+        """Rename a network that is damaged."""
+        self._folder.set_aside(name)
+        self._say_set_aside(name, "it is made again")
 
     def _restore_winners_before(self, cycle: int) -> None:
         """Make the winners anew that pruning for `cycle` reads, and that were damaged or deleted: the oldest first."""
         stores = [self._store(earlier) for earlier in range(cycle)]
-        for store in lost_winners(stores, self._optima, self._experiment, but=self._written):
+
+        def read(store: CycleStore, seed: int) -> Winner | None:
+            return self._read_winner(store, seed, self._optima[store.cycle])
+
+        for store in lost_winners(stores, self._experiment, read, but=self._written):
             self._prune_and_rewind(store)
             self._keep_winners(store, self._passed[store.cycle])
-            store.merge_trials()
+            Commits(store).look().merge()
             store.clean()
 
     # Training and telling.
@@ -281,6 +318,9 @@ class Chain:
 
     def _say(self, text: str) -> None:
         self._tell(Notice(text=text))
+
+    def _say_set_aside(self, name: str, then: str) -> None:
+        self._say(f"{name}: is not whole, and was renamed to end in .unreadable; {then}")
 
     def _say_pruned(self, cycle: int, seed: int, winner: Winner, parent: Parent) -> None:
         if all(mask.equal(winner.masks[name]) for name, mask in parent.masks.items()):

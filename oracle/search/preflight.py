@@ -1,20 +1,23 @@
 """What comes before a search or a plan: data loaded, experiments that cannot run and folders of another run refused."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
 from oracle.data import load_images, read_whole
 from oracle.data.images import Images
+from oracle.data.memory import full_memory_named
 from oracle.data.sources import RawImages
 from oracle.errors import FolderError, NetworkError
 from oracle.execution.executors import BackendChoice, Launch
 from oracle.experiment import Experiment, differences
 from oracle.networks.pretrained import weights_sha256
+from oracle.runs.cycle import CycleStore
 from oracle.runs.decisions import Pair
-from oracle.runs.records import read_experiment
+from oracle.runs.lineage import AS_IN_0_1_0, Lineages, comparable, first_lineage
+from oracle.runs.records import EXPERIMENT, read_experiment
 from oracle.runs.settings import Settings, read_settings
+from oracle.runs.tables import oracle_hash, oracle_rows
 from oracle.search.strategies import Strategy, first_round, named_by
 from oracle.storage import Folder, expanded
 from oracle.training.backends import Backend, choose_backend, default_device
@@ -52,8 +55,12 @@ def prepare(
     raw = read_whole(experiment.data)
     images = load_images(experiment, default_device(), raw)
     seed = experiment.seeds[0]
-    network = parent_network(experiment, seed, images, first_parent(experiment, seed, images))
-    check_trainable(experiment, images, network)
+    with full_memory_named(
+        f"network {experiment.network.name} for images of {' x '.join(map(str, images.input_shape))}",
+        "a smaller data.resolution or another network takes less",
+    ):
+        network = parent_network(experiment, seed, images, first_parent(experiment, seed, images))
+        check_trainable(experiment, images, network)
     return Prepared(
         experiment=experiment,
         strategy=strategy,
@@ -86,32 +93,69 @@ def pinned(experiment: Experiment) -> Experiment:
     return experiment.model_copy(update={"data": data, "network": network})
 
 
-def check_folder(folder: Folder, experiment: Experiment) -> None:
+def check_folder(folder: Folder, experiment: Experiment) -> str | None:
     """Let a folder pass that is new, or whose run this experiment goes on with: the same, more seeds or more cycles.
 
-    FolderError names what else differs.
+    Returns why experiment.yaml has to be written anew, where the trials or oracle.parquet show that it was this experiment;
+    None where it need not. FolderError names what else differs.
     """
-    if folder.read("experiment.yaml") is None:
-        if folder.read("oracle.parquet") is not None:
-            raise FolderError(f"{folder.url}: holds oracle.parquet but no experiment.yaml; choose an empty folder")
-    else:
+    try:
         there = read_experiment(folder)
-        cycles = min(there.pruning.cycles, experiment.pruning.cycles)
-        differ = differences(_comparable(there, cycles), _comparable(experiment, cycles))
-        gone = [seed for seed in there.seeds if seed not in experiment.seeds]
-        if gone:
-            differ.append(
-                f"seeds: {list(there.seeds)} there, {list(experiment.seeds)} asked for (more are fine, fewer not)"
-            )
-        if experiment.pruning.cycles < there.pruning.cycles:
-            differ.append(
-                f"pruning.cycles: {there.pruning.cycles} there, {cycles} asked for (more are fine, fewer not)"
-            )
-        if differ:
-            raise FolderError(
-                f"{folder.url} holds a run of another experiment; choose another folder with --out, or the same "
-                "experiment. They differ in\n  " + "\n  ".join(differ)
-            )
+    except FolderError as error:
+        return _restorable(folder, experiment, str(error))
+    cycles = min(there.pruning.cycles, experiment.pruning.cycles)
+    differ = differences(comparable(there, cycles), comparable(experiment, cycles))
+    gone = [seed for seed in there.seeds if seed not in experiment.seeds]
+    if gone:
+        differ.append(
+            f"seeds: {list(there.seeds)} there, {list(experiment.seeds)} asked for (more are fine, fewer not)"
+        )
+    if experiment.pruning.cycles < there.pruning.cycles:
+        differ.append(f"pruning.cycles: {there.pruning.cycles} there, {cycles} asked for (more are fine, fewer not)")
+    if differ:
+        raise FolderError(
+            f"{folder.url} holds a run of another experiment; choose another folder with --out, or the same "
+            "experiment. They differ in\n  " + "\n  ".join(differ)
+        )
+    if first_lineage(folder) not in {None, AS_IN_0_1_0.after([]), _own_lineage(experiment)}:
+        raise FolderError(
+            f"{folder.url}: its trials are of another experiment than experiment.yaml says; put back the file that they "
+            "were trained with, or choose another folder with --out"
+        )
+    return None
+
+
+def _restorable(folder: Folder, experiment: Experiment, why: str) -> str | None:
+    """As `check_folder`, where there is no experiment.yaml that can be read: `why`."""
+    trials_of, own = first_lineage(folder), _own_lineage(experiment)
+    if trials_of is None and folder.size(EXPERIMENT) is folder.size("oracle.parquet") is None:
+        return None  # nothing is there that could be another's
+    by_trials = trials_of == own
+    by_table = trials_of in {None, own, AS_IN_0_1_0.after([])} and oracle_hash(folder) == experiment.hash
+    if not (by_trials or by_table):
+        raise FolderError(
+            f"{why}\nWhat else is there does not say that it is of this experiment. Ask for the one that made it, seeds "
+            "and cycles included, or choose another folder with --out"
+        )
+    if not by_table:
+        _check_covers(folder, experiment)
+    return "experiment.yaml was missing or damaged, and is written anew: what is there is of the same experiment"
+
+
+def _check_covers(folder: Folder, experiment: Experiment) -> None:
+    """FolderError where a folder holds more seeds or cycles than the experiment."""
+    store = CycleStore(folder=folder, cycle=0, lineage=_own_lineage(experiment))
+    gone = sorted(set(store.trials()["seed"].to_pylist()) - set(experiment.seeds))
+    finished = len(oracle_rows(folder)) if folder.read("oracle.parquet") is not None else 0
+    if gone or finished > experiment.pruning.cycles + 1:
+        raise FolderError(
+            f"{folder.url}: holds {finished} finished cycles, and seeds {gone} beside those asked for; experiment.yaml is "
+            "missing or damaged, so ask for all of them again"
+        )
+
+
+def _own_lineage(experiment: Experiment) -> str:
+    return Lineages(experiment=experiment).after([])
 
 
 def check_settings(folder: Folder, settings: Settings, launch: Launch, *, device: str) -> None:
@@ -128,13 +172,3 @@ def check_settings(folder: Folder, settings: Settings, launch: Launch, *, device
             f"{folder.url}: this run was begun in another way, and would not keep its bits: {'; '.join(wrong)}. Go on as "
             "it was begun, or choose another folder with --out"
         )
-
-
-def _comparable(experiment: Experiment, cycles: int) -> dict[str, Any]:
-    """An experiment's identity up to a cycle, without what a run may have more of."""
-    fields = experiment.identity()
-    fields.pop("seeds")
-    fields["pruning"].pop("cycles")
-    if "peaks" in fields:
-        fields["peaks"] = [experiment.candidates(cycle)[0] for cycle in range(cycles + 1)]
-    return fields

@@ -13,7 +13,9 @@ from oracle.execution.executors import EXECUTORS, BackendChoice, Launch, check_c
 from oracle.execution.jobs import Executor, Job
 from oracle.experiment import Experiment, experiment_from_yaml
 from oracle.runs.event_log import EventLog
-from oracle.runs.records import write_experiment
+from oracle.runs.lineage import lineages_of
+from oracle.runs.networks import Form
+from oracle.runs.records import EXPERIMENT, write_experiment
 from oracle.runs.settings import Settings, read_settings, versions, write_settings
 from oracle.search.chain import Chain
 from oracle.search.packing import fair_pack_size
@@ -63,11 +65,16 @@ def run_oracle(
     runner = EXECUTORS[launch.executor].make(launch, prepared.images, prepared.raw, backend_here)
     with contextlib.ExitStack() as lock, contextlib.closing(runner):  # workers end before another search may begin
         lock.enter_context(folder.lock())
-        check_folder(folder, prepared.experiment)  # again: starting a cluster takes seconds
+        restored = check_folder(folder, prepared.experiment)  # again: starting a cluster takes seconds
         runner.prove_folder(folder)
+        lineages = lineages_of(folder, prepared.experiment)
+        if restored is not None and folder.size(EXPERIMENT) is not None:
+            folder.set_aside(EXPERIMENT)
         write_experiment(folder, prepared.experiment)
         tell = Broadcast([EventLog(folder), *listeners])
         with _told(prepared, folder, tell):
+            if restored is not None:
+                tell(Notice(text=restored))
             job = Job(
                 experiment=prepared.experiment,
                 settings=_begin_or_go_on(prepared, runner, launch, folder, tell),
@@ -75,7 +82,15 @@ def run_oracle(
                 checkpoint_seconds=checkpoint_seconds,
             )
             return Chain(
-                folder, job, prepared.strategy, runner, prepared.images, tell=tell, cancel=cancel or CancelToken()
+                folder,
+                job,
+                prepared.strategy,
+                runner,
+                prepared.images,
+                lineages=lineages,
+                form=Form.of(prepared.network, rewinds=experiment.pruning.rewind_step > 0),
+                tell=tell,
+                cancel=cancel or CancelToken(),
             ).run()
 
 
@@ -121,7 +136,7 @@ def _begin_or_go_on(prepared: Prepared, runner: Executor, launch: Launch, folder
 def _with_peaks(experiment: Experiment, peaks: Sequence[float]) -> Experiment:
     try:
         numbers = [None if isinstance(peak, str | bool) else float(peak) for peak in peaks]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = [None]
     if None in numbers:
         raise ExperimentError(f"peaks: expected a list of numbers, one max_lr a cycle, found {peaks!r}")

@@ -5,7 +5,6 @@ that is killed and goes on asks for the same trials in whatever order they finis
 """
 
 import json
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -19,7 +18,7 @@ from oracle.runs.cycle import only, pairs_of
 from oracle.runs.decisions import Pair
 from oracle.runs.tables import TRIALS, Row
 from oracle.search.intervals import find_interval
-from search_spaces.grids import MaxLrGrid
+from search_spaces.grids import LEAST_RATE, MOST_RATE, MaxLrGrid
 
 NextRound = Callable[[int, pa.Table], Sequence[Pair]]
 
@@ -189,12 +188,12 @@ def asked_by(strategy: Strategy, cycle: int, rows: pa.Table) -> tuple[Pair, ...]
         try:
             max_lr, seed = item
             pair = float(max_lr), int(seed)
-            if not (math.isfinite(pair[0]) and pair[0] > 0 and pair[1] == seed and pair[1] >= 0):
+            if not (LEAST_RATE <= pair[0] <= MOST_RATE and pair[1] == seed and pair[1] >= 0):
                 raise ValueError
         except (TypeError, ValueError, OverflowError):
             raise ExperimentError(
-                f"strategy {strategy.name}, cycle {cycle}: asks for {item!r}; expected (max_lr, seed), a positive number "
-                "and a whole one from 0 on"
+                f"strategy {strategy.name}, cycle {cycle}: asks for {item!r}; expected (max_lr, seed), a number from "
+                f"{LEAST_RATE:g} to {MOST_RATE:g} and a whole one from 0 on"
             ) from None
         asked.append(pair)
     twice = [pair for pair in asked if asked.count(pair) > 1] if len(set(asked)) < len(asked) else []

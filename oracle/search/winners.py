@@ -1,13 +1,12 @@
 """The winners of a cycle: each seed's trained network at the optimum. Where they are, and which of them are lost."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import pyarrow as pa
 
 from oracle.execution.jobs import Pack
 from oracle.experiment import Experiment
 from oracle.runs.cycle import CycleStore
-from oracle.runs.networks import read_final, read_parent, read_winner
 from oracle.training.parents import Winner
 
 
@@ -19,19 +18,18 @@ def pack_of(store: CycleStore, trials: pa.Table, seed: int, max_lr: float) -> Pa
     return Pack(store=store, seed=seed, candidates=tuple(candidates), again=True)
 
 
-def final_of(pack: Pack, max_lr: float) -> Winner | None:
-    """The final state of one of a pack's candidates; None where it is gone, or cannot be read."""
-    parent = read_parent(pack.store, pack.seed)
-    return None if parent is None else read_final(pack.store, pack.name, max_lr, parent.masks)
-
-
 def lost_winners(
-    stores: Sequence[CycleStore], optima: Sequence[float], experiment: Experiment, *, but: Collection[int]
+    stores: Sequence[CycleStore],
+    experiment: Experiment,
+    read: Callable[[CycleStore, int], Winner | None],
+    *,
+    but: Collection[int],
 ) -> list[CycleStore]:
     """Which cycles, in order, have winners that the next cycle's pruning needs and cannot read.
 
     Pruning reads the winners of the cycle before, and of cycle 0 where `rewind_step` is set; making a lost winner anew
-    needs its own parent, and so the winners of the cycle before it. `but`: cycles whose winners are known to be there.
+    needs its own parent, and so the winners of the cycle before it. `read`: a seed's winner of a cycle, None where it is
+    lost. `but`: cycles whose winners are known to be there.
     """
     always = {0} if experiment.pruning.rewind_step else set()
     lost: list[CycleStore] = []
@@ -39,7 +37,7 @@ def lost_winners(
     for store in reversed(stores):
         if store.cycle not in needed or store.cycle in but:
             continue
-        if any(read_winner(store, seed, optima[store.cycle]) is None for seed in experiment.seeds):
+        if any(read(store, seed) is None for seed in experiment.seeds):
             lost.insert(0, store)
             needed |= {store.cycle - 1} | always
     return lost

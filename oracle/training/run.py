@@ -133,6 +133,41 @@ def train_group(
     return Trained(rows=rows, states=trainer.states(), rewind=best.rewind)
 
 
+def check_resumable(
+    checkpoint: Checkpoint,
+    experiment: Experiment,
+    images: Images,
+    parent: Parent,
+    *,
+    seed: int,
+    num_candidates: int,
+    backend: Backend,
+    device: torch.device,
+) -> None:
+    """ValueError where `train_group` could not go on from a checkpoint: its tensors are not those of such a training."""
+    trainer = make_trainer(backend, experiment, seed, images, parent, device, num_candidates=num_candidates)
+    for batch in images.epoch((seed, 0, 0), experiment.training.batch_size):
+        trainer.step(batch, torch.zeros(num_candidates, device=device))  # an optimiser remembers from its first step on
+        break
+    own, best = trainer.state(), BestSoFar.none(num_candidates, images.num_validation)
+    found, expected = ({name: _form(value) for name, value in state.items()} for state in (checkpoint.trainer, own))
+    wrong = [name for name in {*found, *expected} if found.get(name) != expected.get(name)]
+    wrong += [
+        name
+        for name in ("alive", "best_epoch", "val_loss", "val_correct", "test_accuracy")
+        if _form(getattr(checkpoint.best, name)) != _form(getattr(best, name))
+    ]
+    rewind = checkpoint.best.rewind
+    states = {name: _form(value) for name, value in trainer.states().items()}
+    wrong += ["rewind"] if rewind and {name: _form(value) for name, value in rewind.items()} != states else []
+    if wrong:
+        raise ValueError(f"the tensors {', '.join(sorted(wrong)[:3])} are missing, unknown or of another shape")
+
+
+def _form(value: Tensor) -> tuple[torch.Size, torch.dtype]:
+    return value.shape, value.dtype
+
+
 def run_trainer(
     trainer: Trainer,
     experiment: Experiment,
