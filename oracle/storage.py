@@ -219,8 +219,16 @@ class Folder:
 
     def set_aside(self, name: str) -> None:
         """Rename a file that is not whole to end in .unreadable, so that it is seen and never read again."""
-        self.write(f"{name}.unreadable", self.read(name) or b"")
-        self.delete(name)
+        if self._remote is None:
+            try:
+                os.replace(self._path(name), self._path(f"{name}.unreadable"))
+            except _ABSENT:  # another process was quicker
+                return
+            except OSError as error:
+                raise FolderError(_explain(error, self._shown(name), 0)) from error
+        elif (content := self.read(name)) is not None:
+            self.write(f"{name}.unreadable", content)
+            self.delete(name)
 
     def delete_below(self, name: str) -> None:
         """Remove a folder and all in it, as far as that can be done: only for what nobody will read again."""

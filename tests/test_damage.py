@@ -22,6 +22,7 @@ from oracle.errors import CancelledError, FolderError
 from oracle.events import CancelToken, Event, PackProgress, TrialFinished
 from oracle.experiment import Experiment, load_experiment
 from oracle.records import read_oracle, read_trials
+from oracle.runs.cycle import CycleStore
 from oracle.runs.lineage import AS_IN_0_1_0, Lineages
 from oracle.runs.records import attempts
 from oracle.runs.tables import TRIALS, from_parquet, oracle_hash, oracle_rows, to_parquet
@@ -172,7 +173,82 @@ def test_a_damaged_network_of_a_finished_cycle_is_made_again_by_whoever_needs_it
     assert victim.read_bytes() == whole
 
 
+def _exchanged(out: Path, pattern: str, other: Callable[[str], str]) -> None:
+    """Put another file, of the same shapes, in the place of each that fits."""
+    files = {path: path.with_name(other(path.name)) for path in out.glob(pattern)}
+    contents = {path: next(path.parent.glob(source.name)).read_bytes() for path, source in files.items()}
+    assert len(contents) == 2
+    for path, content in contents.items():
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("pattern", ["parents/cycle=001/seed=*.safetensors", "winners/cycle=000/seed=*.safetensors"])
+def test_networks_of_two_seeds_that_were_exchanged_are_made_again(
+    begun: tuple[Experiment, Path, Path], tmp_path: Path, pattern: str
+) -> None:
+    experiment, part, whole = begun
+    shutil.copytree(part, tmp_path, dirs_exist_ok=True)
+    seeds = {"0": "seed=1*", "1": "seed=0*"}
+    _exchanged(tmp_path, pattern, lambda name: seeds[name.removeprefix("seed=")[0]])
+    run_oracle(experiment, tmp_path, executor="local", slots=1)
+    assert timeless(read_oracle(tmp_path)) == timeless(read_oracle(whole))
+    assert timeless(read_trials(tmp_path)) == timeless(read_trials(whole))
+
+
+def test_a_checkpoint_of_another_pack_is_not_gone_on_with(
+    begun: tuple[Experiment, Path, Path], tiny: Tiny, tmp_path: Path
+) -> None:
+    experiment, part, whole = begun
+    other = tmp_path / "other"
+    stopped(tiny("pruning.cycles=1", "training.epochs=4"), other, in_the_middle_of_a_pack)
+    shutil.copytree(part, tmp_path / "a")
+    [own], [foreign] = ((out / "checkpoints/cycle=001").iterdir() for out in (tmp_path / "a", other))
+    shutil.copy(foreign, own)
+    run_oracle(experiment, tmp_path / "a", executor="local", slots=1)
+    assert timeless(read_trials(tmp_path / "a")) == timeless(read_trials(whole))
+
+
+def test_a_flipped_bit_in_a_winner_of_a_finished_run_is_found(
+    begun: tuple[Experiment, Path, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(begun[2], tmp_path, dirs_exist_ok=True)
+    for name in ("winners/cycle=000/seed=1.safetensors", "winners/cycle=001/seed=0.safetensors"):
+        (tmp_path / name).write_bytes(flipped((tmp_path / name).read_bytes()))
+    said: list[str] = []
+    table = run_oracle(begun[0], tmp_path, executor="local", slots=1, listeners=[noting(said)])
+    assert sum("renamed to end in .unreadable" in text for text in said) == 2
+    assert timeless(table) == timeless(read_oracle(begun[2]))
+    for path in (begun[2] / "winners").rglob("*.safetensors"):
+        assert (tmp_path / path.relative_to(begun[2])).read_bytes() == path.read_bytes()
+
+
 # Tables
+
+
+def test_a_worker_in_the_place_of_another_passes_over_what_that_one_committed_alone(
+    begun: tuple[Experiment, Path, Path], tmp_path: Path
+) -> None:
+    """A file that was there before, and whose rows were not what its name says, would be passed over for ever."""
+    shutil.copytree(begun[1], tmp_path, dirs_exist_ok=True)
+    folder = Folder(tmp_path)
+    store = CycleStore(folder=folder, cycle=1, lineage="")
+    before = folder.names("trials/cycle=001")
+    assert len(before) == 1
+    assert store.commits_but(before) == set()
+    folder.write("trials/cycle=001/c001-s1-abc-0123.parquet", b"")
+    folder.write("trials/cycle=001/c001-s1-abd-0123.parquet.unreadable", b"")
+    assert store.commits_but(before) == {"c001-s1-abc"}
+
+
+def test_rows_of_another_table_are_not_believed_where_decisions_are_lost(
+    begun: tuple[Experiment, Path, Path], tiny: Tiny, tmp_path: Path
+) -> None:
+    run_oracle(tiny("pruning.cycles=1", "training.epochs=1"), tmp_path / "other", executor="local")
+    shutil.copytree(begun[2], tmp_path / "a")
+    shutil.rmtree(tmp_path / "a" / "decisions")
+    shutil.copy(tmp_path / "other" / "oracle.parquet", tmp_path / "a" / "oracle.parquet")
+    table = run_oracle(begun[0], tmp_path / "a", executor="local")
+    assert timeless(table) == timeless(read_oracle(begun[2]))
 
 
 def test_no_flipped_bit_of_a_commit_is_believed(begun: tuple[Experiment, Path, Path]) -> None:
@@ -243,7 +319,7 @@ def test_the_same_experiment_restores_its_file(begun: tuple[Experiment, Path, Pa
     assert "anew" in str(shown.exception), "names no way out"
     said: list[str] = []
     run_oracle(experiment, tmp_path, executor="local", listeners=[noting(said)])
-    assert any("experiment.yaml was missing or damaged, and is written anew" in text for text in said)
+    assert any("experiment.yaml was missing, damaged or changed, and is written anew" in text for text in said)
     assert (tmp_path / "experiment.yaml").read_bytes() == (whole / "experiment.yaml").read_bytes()
     if BROKEN[kind] is not None:
         assert (tmp_path / "experiment.yaml.unreadable").read_bytes() == BROKEN[kind]
@@ -277,19 +353,40 @@ def test_more_seeds_and_more_cycles_restore_it_and_train_nothing_again(
 
 def test_a_file_of_something_else_in_a_new_folder_is_left_alone(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "experiment.yaml").write_text("services: {}\n")
-    with pytest.raises(FolderError, match="does not say that it is of this experiment"):
+    with pytest.raises(FolderError, match=r"experiment\.yaml"):
         run_oracle(tiny(), tmp_path, executor="local")
     assert [path.name for path in tmp_path.iterdir()] == ["experiment.yaml"]
 
 
-def test_a_file_that_does_not_fit_its_trials_is_refused(
+def test_a_file_that_does_not_fit_its_trials_is_refused_and_restored_by_their_experiment(
     begun: tuple[Experiment, Path, Path], tiny: Tiny, tmp_path: Path
 ) -> None:
     shutil.copytree(begun[2], tmp_path, dirs_exist_ok=True)
     other = tiny("pruning.cycles=1", "training.epochs=4")
     (tmp_path / "experiment.yaml").write_text(other.to_yaml())
-    with pytest.raises(FolderError, match=r"its trials are of another experiment than experiment\.yaml says"):
+    foreign = r"its trials are of another experiment than experiment\.yaml says.* writes it anew"
+    with pytest.raises(FolderError, match=foreign):
         run_oracle(other, tmp_path, executor="local")
+    with pytest.raises(FolderError, match=foreign):
+        read_trials(tmp_path)
+    run_oracle(begun[0], tmp_path, executor="local")
+    assert (tmp_path / "experiment.yaml").read_bytes() == (begun[2] / "experiment.yaml").read_bytes()
+    assert trained(tmp_path) == trained(begun[2])
+
+
+@pytest.mark.parametrize(
+    "stray",
+    [
+        "trials/cycle=000/merged-000.parquet.bak",
+        "trials/cycle=000/merged-.parquet",
+        "parents/cycle=000/seed=0-x (copy)",
+    ],
+)
+def test_a_stray_file_does_not_bar_a_folder(begun: tuple[Experiment, Path, Path], tmp_path: Path, stray: str) -> None:
+    shutil.copytree(begun[2], tmp_path, dirs_exist_ok=True)
+    Folder(tmp_path).write(stray, b"")
+    run_oracle(begun[0], tmp_path, executor="local")
+    assert trained(tmp_path) == trained(begun[2])
 
 
 # Runs that are stopped in their first cycle, and lose experiment.yaml
@@ -304,7 +401,7 @@ def in_its_first_cycle(tiny: Tiny, tmp_path: Path) -> Path:
 
 def test_another_experiment_never_mixes_with_the_trials_there(tiny: Tiny, in_its_first_cycle: Path) -> None:
     names = Folder(in_its_first_cycle).names()
-    with pytest.raises(FolderError, match="does not say that it is of this experiment"):
+    with pytest.raises(FolderError, match=r"experiment\.yaml"):
         run_oracle(tiny("training.epochs=4"), in_its_first_cycle, executor="local")
     assert Folder(in_its_first_cycle).names() == names
 
@@ -325,7 +422,7 @@ def old(tmp_path: Path) -> Path:
 def test_a_run_of_0_1_0_without_its_file_and_table_is_refused(old: Path) -> None:
     (old / "experiment.yaml").unlink()
     (old / "oracle.parquet").unlink()  # as if it had been stopped in its first cycle
-    with pytest.raises(FolderError, match="does not say that it is of this experiment"):
+    with pytest.raises(FolderError, match=r"experiment\.yaml"):
         run_oracle(EXPERIMENT_OF_0_1_0, old, executor="local")
 
 
@@ -338,8 +435,16 @@ def test_a_run_of_0_1_0_is_known_by_its_table(old: Path) -> None:
     assert len(trained(old)) == len(before) + 1
     other = EXPERIMENT_OF_0_1_0.model_copy(update={"tolerance": 0.01})
     (old / "experiment.yaml").write_bytes(b"")
-    with pytest.raises(FolderError, match="does not say that it is of this experiment"):
+    with pytest.raises(FolderError, match=r"experiment\.yaml"):
         run_oracle(other, old, executor="local")
+
+
+def test_a_run_of_0_1_0_that_lost_its_first_trials_keeps_the_others(old: Path) -> None:
+    later = sum(1 for cycle, _, _ in trained(old) if cycle > 0)
+    shutil.rmtree(old / "trials/cycle=000")
+    run_oracle(EXPERIMENT_OF_0_1_0, old, executor="local", slots=1)
+    assert sum(1 for cycle, _, _ in trained(old) if cycle > 0) <= later + 1  # the one that it had not trained
+    assert read_oracle(old).num_rows == 3
 
 
 # What names a chain
@@ -375,3 +480,5 @@ def test_a_lineage_holds_the_peaks_so_far_alone(tiny: Tiny) -> None:
     assert [short.after([0.1] * m) for m in range(3)] == [long.after([0.1] * m) for m in range(3)]
     assert short.after([]) == other.after([])
     assert short.after([0.1]) != other.after([0.1])
+    ends = [0.1, 0.2, 0.3]
+    assert short.of_winners(ends) == long.of_winners(ends)  # though the longer run has a peak after them

@@ -69,10 +69,14 @@ def read_diagnostics(out: str | Path | Folder) -> pa.Table:
     """
     folder = out if isinstance(out, Folder) else Folder(out)
     experiment = read_experiment(folder)
-    seeds, names = experiment.seeds, lineages_of(folder, experiment).of(oracle_rows(folder))
+    lineages, rows = lineages_of(folder, experiment), oracle_rows(folder)
+    seeds, names = experiment.seeds, lineages.of(rows)
+    optima = [row["max_lr"] for row in rows]
     found = [
-        diagnostics_of_winner(CycleStore(folder=folder, cycle=cycle, lineage=names[cycle]), seed, after)
-        for cycle, after in enumerate(names[1:])
+        diagnostics_of_winner(
+            CycleStore(folder=folder, cycle=cycle, lineage=names[cycle]), seed, lineages.of_winners(optima[: cycle + 1])
+        )
+        for cycle in range(len(rows))
         for seed in seeds
     ]
     tables = [DIAGNOSTICS.empty_table(), *(table for table in found if table is not None)]

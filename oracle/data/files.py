@@ -1,4 +1,4 @@
-"""What lies in a folder of data: regular files alone, each once, however many links lead to it."""
+"""What lies in a folder of data: regular files alone, each once, however many symbolic links lead to it."""
 
 import os
 import stat

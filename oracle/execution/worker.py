@@ -35,10 +35,9 @@ def run_pack(
 ) -> None:
     """Train the pack and commit it: all at once for the pack backend, one by one for the plain one.
 
-    `committed`: names of commits that are there (`CycleStore.commits`) and are not made again: a worker in the place of one
-    that was lost looks once, every other is handed what is lacking. `tell` hears TrialFinished of every committed row and
-    the pack's PackProgress, 1 once all rows are there. Returns early where `cancelled`, with what was committed. Raises
-    TrialError naming search, cycle, max_lr and seed.
+    `committed`: names of commits that a worker before this one made of these packs; they are not made again. `tell` hears
+    TrialFinished of every committed row and the pack's PackProgress, 1 once all rows are there. Returns early where
+    `cancelled`, with what was committed. Raises TrialError naming search, cycle, max_lr and seed.
     """
     torch.set_num_threads(job.settings.threads)
     one_by_one = job.settings.backend == "plain"
@@ -163,22 +162,23 @@ def _read_checkpoint(group: Pack, job: Job, images: Images, parent: Parent) -> C
     found = read_tensors(store.folder, name, ("epochs_done", "seconds"), damaged=store.folder.set_aside)
     if found is None:
         return None
-    tensors, header = found
+    tensors, header, vouched_for = found
     try:
         best = BestSoFar(
             epochs_done=int(header["epochs_done"]), rewind=part(tensors, "rewind"), **part(tensors, "scores")
         )
         checkpoint = Checkpoint(trainer=part(tensors, "trainer"), best=best, seconds=float(header["seconds"]))
-        check_resumable(
-            checkpoint,
-            job.experiment,
-            images,
-            parent,
-            seed=group.seed,
-            num_candidates=len(group.candidates),
-            backend=job.settings.backend,
-            device=torch.device(job.settings.device),
-        )
+        if not vouched_for:
+            check_resumable(
+                checkpoint,
+                job.experiment,
+                images,
+                parent,
+                seed=group.seed,
+                num_candidates=len(group.candidates),
+                backend=job.settings.backend,
+                device=torch.device(job.settings.device),
+            )
     except (TypeError, ValueError):  # scores of another name or number among them
         store.folder.set_aside(name)
         return None

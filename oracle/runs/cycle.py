@@ -45,7 +45,7 @@ class CycleStore:
 
     folder: Folder
     cycle: int
-    lineage: str  # of the optima before this cycle; rows and networks of another chain are not seen
+    lineage: str  # `Lineages.after` the optima before this cycle; rows and networks of another chain are not seen
 
     def path(self, kind: str, name: str = "") -> str:
         """Where the cycle's files of a kind lie, or one of them."""
@@ -55,10 +55,10 @@ class CycleStore:
         """The cycle's trials, one row each, by max_lr and seed. Columns: `TRIALS`."""
         return Commits(self).look().trials()
 
-    def commits(self) -> set[str]:
-        """What trials were committed as (their column `commit`), by the files' names alone."""
-        files = (name.rpartition("/")[2] for name in self.folder.names(self.path("trials")))
-        return {file.rpartition("-")[0] for file in files if file.endswith(".parquet")}
+    def commits_but(self, known: Collection[str]) -> set[str]:
+        """What trials were committed as (their column `commit`), by the names of all files but the known ones."""
+        names = set(self.folder.names(self.path("trials"))) - set(known)
+        return {name.rpartition("/")[2].rpartition("-")[0] for name in names if name.endswith(".parquet")}
 
     def commit(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write one commit of trials: once this returns, they are done."""

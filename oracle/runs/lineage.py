@@ -6,15 +6,15 @@ the name of its chain, so that what another chain left is never taken for one's 
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from oracle.errors import FolderError
 from oracle.experiment import Experiment
 from oracle.runs.tables import TRIALS, from_parquet
 from oracle.storage import Folder
-
-_MERGED = "merged-"  # begins the name of a finished cycle's file, before the lineage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,14 +25,21 @@ class Lineages:
 
     def after(self, optima: Sequence[float]) -> str:
         """Of the parents of cycle len(optima), which depend on every optimum before."""
-        rates = [float(rate) for rate in optima]
-        known = [] if self.experiment is None else [json.dumps(comparable(self.experiment, len(rates)), sort_keys=True)]
-        return hashlib.sha256("".join([*known, repr(rates)]).encode()).hexdigest()[:12]
+        return self._name(optima, cycle=len(optima))
+
+    def of_winners(self, optima: Sequence[float]) -> str:
+        """Of the winners of the last of these optima's cycles. Peaks of later cycles, which may be added, take no part."""
+        return self._name(optima, cycle=len(optima) - 1)
 
     def of(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """Of every cycle that may have trials: those of oracle.parquet's rows, and the one after."""
         optima = [row["max_lr"] for row in rows]
         return [self.after(optima[:cycle]) for cycle in range(len(optima) + 1)]
+
+    def _name(self, optima: Sequence[float], *, cycle: int) -> str:
+        known = [] if self.experiment is None else [json.dumps(comparable(self.experiment, cycle), sort_keys=True)]
+        text = "".join([*known, repr([float(rate) for rate in optima])])
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 AS_IN_0_1_0 = Lineages(experiment=None)
@@ -50,28 +57,57 @@ def comparable(experiment: Experiment, cycle: int) -> dict[str, Any]:
 
 
 def lineages_of(folder: Folder, experiment: Experiment) -> Lineages:
-    """How a folder names the chains of its run: as version 0.1.0 did where that began it."""
-    begun_by_old = first_lineage(folder) == AS_IN_0_1_0.after([])
-    return AS_IN_0_1_0 if begun_by_old else Lineages(experiment=experiment)
+    """How a folder names the chains of its run: as version 0.1.0 did where that began it.
+
+    FolderError where its trials are of another experiment.
+    """
+    told, own = first_lineages(folder), Lineages(experiment=experiment)
+    if not told or own.after([]) in told:
+        return own
+    if AS_IN_0_1_0.after([]) in told:
+        return AS_IN_0_1_0
+    raise FolderError(not_of_its_file(folder))
+
+
+def not_of_its_file(folder: Folder) -> str:
+    """What is said of a folder whose trials and experiment.yaml are of two experiments."""
+    return (
+        f"{folder.url}: its trials are of another experiment than experiment.yaml says; was the file changed? The search "
+        "that made the trials, run again with the same --out, writes it anew"
+    )
 
 
 def merged_name(lineage: str, digest: str) -> str:
     """The file of a finished cycle's rows."""
-    return f"{_MERGED}{lineage}-{digest}.parquet"
+    return f"merged-{lineage}-{digest}.parquet"
 
 
-def first_lineage(folder: Folder) -> str | None:
-    """The lineage of a run's cycle 0, as its files say it; None where there are none."""
+def first_lineages(folder: Folder) -> set[str]:
+    """What a run's files call the lineage of cycle 0: one name where nothing was mixed, none where nothing was trained."""
     commits = folder.names("trials/cycle=000")
-    names = [name.rpartition("/")[2] for name in (*commits, *folder.names("parents/cycle=000"))]
     # A damaged file still has its name.
-    told = [name.split("-")[1] for name in names if name.startswith(_MERGED)]
-    told += [name.split("-")[1].partition(".")[0] for name in names if name.startswith("seed=") and "-" in name]
-    if told:
-        return told[0]
-    for name in commits:
+    names = [name.rpartition("/")[2] for name in (*commits, *folder.names("parents/cycle=000"))]
+    told = {found[1] for name in names if (found := _NAMED.fullmatch(name))}
+    return told or _of_a_commit(folder, commits) or _of_an_attempt(folder)
+
+
+_NAMED = re.compile(r"(?:merged|seed=\d+)-([0-9a-f]{12})(?:-[0-9a-f]+\.parquet|\.safetensors)(?:\.unreadable)?")
+
+
+def _of_a_commit(folder: Folder, names: Sequence[str]) -> set[str]:
+    for name in names:
         content = folder.read(name) if name.endswith(".parquet") else None
         table = None if content is None else from_parquet(content, TRIALS, where=folder / name)
         if table is not None and table.num_rows:
-            return str(table["lineage"][0].as_py())
-    return None
+            return {str(table["lineage"][0].as_py())}
+    return set()
+
+
+def _of_an_attempt(folder: Folder) -> set[str]:
+    """As the traces of trainings say it, which outlive their trials."""
+    for name in folder.names("attempts/cycle=000"):
+        try:
+            return {str(json.loads(folder.read(name) or b"")["lineage"])}
+        except (ValueError, LookupError, TypeError, RecursionError):
+            continue
+    return set()

@@ -1,7 +1,8 @@
 """Networks on disk: parents, final states and winners of a cycle, in safetensors, one file each.
 
-Each file's header has a checksum of all that it holds. Files of versions before it have none, and are read as they were:
-their shapes alone are looked at. What is not whole is never used; the reader is told its name, and answers with None.
+Each file's header has a checksum of all that it holds and of its name, so that no file passes for another. Files of
+versions before it have none, and are read as they were: their shapes alone are looked at. What is not whole is never
+used; the reader is told its name, and answers with None.
 """
 
 import hashlib
@@ -78,7 +79,7 @@ def read_parent(store: CycleStore, seed: int, form: Form | None = None, *, damag
     found = read_tensors(store.folder, name, ("weights_remaining",), damaged=damaged)
     if found is None:
         return None
-    tensors, header = found
+    tensors, header, _ = found
     state, masks = part(tensors, STATE), part(tensors, "masks")
     remaining = _number(header["weights_remaining"])
     if remaining is None or not (form is None or (form.has_state(state) and form.has_masks(masks))):
@@ -132,7 +133,7 @@ def read_final(
     found = read_tensors(store.folder, name, ("candidates",), damaged=damaged)
     if found is None:
         return None
-    tensors, header = found
+    tensors, header, _ = found
     try:
         candidates = json.loads(header["candidates"])
         index = candidates.index(max_lr)
@@ -147,17 +148,20 @@ def read_final(
 
 
 def write_tensors(folder: Folder, name: str, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write named tensors as safetensors, and in its header a checksum of tensors and header."""
+    """Write named tensors as safetensors, and in its header a checksum of name, tensors and header."""
     whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    fields = {**header, _CHECKSUM: _checksum(whole, header)}
+    fields = {**header, _CHECKSUM: _checksum(name, whole, header)}
     # One key: safetensors orders several at random, and the same network should be the same bytes.
     folder.write(name, safetensors.torch.save(whole, {"header": json.dumps(fields)}))
 
 
 def read_tensors(
     folder: Folder, name: str, fields: Sequence[str], *, damaged: Told = _untold
-) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-    """Tensors and header; None where there is no such file, or it is damaged, or its header has other fields than these."""
+) -> tuple[dict[str, Tensor], dict[str, str], bool] | None:
+    """Tensors, header, and whether a checksum vouches for them.
+
+    None where there is no such file, or it is damaged, or its header has other fields than these.
+    """
     content = folder.read(name)
     if content is None:
         return None
@@ -168,12 +172,12 @@ def read_tensors(
         checksum = header.pop(_CHECKSUM, None)
         if set(header) != set(fields) or not all(isinstance(value, str) for value in header.values()):
             raise ValueError("a header of something else")
-        if checksum is not None and checksum != _checksum(tensors, header):
+        if checksum is not None and checksum != _checksum(name, tensors, header):
             raise ValueError("not what was written")
     except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         damaged(name)
         return None
-    return tensors, header
+    return tensors, header, checksum is not None
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -197,10 +201,10 @@ def finals_name(store: CycleStore, commit: str) -> str:
     return store.path("weights", f"{commit}.safetensors")
 
 
-def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(dict(header), sort_keys=True).encode())
-    for name, value in sorted(tensors.items()):
-        digest.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
+def _checksum(name: str, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps([name, dict(header)], sort_keys=True).encode())
+    for key, value in sorted(tensors.items()):
+        digest.update(repr((key, str(value.dtype), tuple(value.shape))).encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 

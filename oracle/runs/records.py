@@ -49,8 +49,8 @@ def read_experiment(folder: Folder) -> Experiment:
     content, where = folder.read(EXPERIMENT), folder / EXPERIMENT
     if content is None:
         raise FolderError(
-            f"{folder.url}: holds no Oracle run (no {EXPERIMENT}); `oracle search ... --out` makes one, or writes the file "
-            "anew where the trials of the same experiment are there"
+            f"{folder.url}: holds no Oracle run (no {EXPERIMENT}); `oracle search ... --out` makes one. If the file was "
+            "lost, the search that made the folder writes it anew; a run of 0.1.0 without oracle.parquet needs it put back"
         )
     try:
         return experiment_from_yaml(content.decode(errors="replace"), where=where)

@@ -1,10 +1,11 @@
 """How a run is computed: chosen once, written into its folder and read back, so that its bits stay the same."""
 
+import hashlib
 import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
@@ -26,13 +27,15 @@ class Settings:
     versions: Mapping[str, str]
 
     def to_json(self) -> str:
-        """As settings.json holds it."""
-        return json.dumps(asdict(self), indent=2)
+        """As settings.json holds it, with a checksum."""
+        return json.dumps(asdict(self) | {"sha256": _checksum(asdict(self))}, indent=2)
 
     @classmethod
     def from_json(cls, text: bytes) -> "Settings":
-        """Read what `to_json` wrote. Raises ValueError, TypeError or RecursionError on anything else."""
+        """Read what `to_json` wrote. Raises ValueError, TypeError, AttributeError or RecursionError on anything else."""
         fields = json.loads(text)
+        if fields.pop("sha256", None) not in {None, _checksum(fields)}:  # none: written by an older version
+            raise ValueError("not what was written")
         settings = cls(**fields)
         counts = (settings.pack_size, settings.threads)
         if (
@@ -45,6 +48,10 @@ class Settings:
         return settings
 
 
+def _checksum(fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
+
+
 def versions() -> dict[str, str]:
     """What decides the bits beside the settings, as it is on this machine."""
     return {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
@@ -55,7 +62,7 @@ def read_settings(folder: Folder) -> Settings | None:
     content = folder.read(FILE)
     try:
         return None if content is None else Settings.from_json(content)
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise FolderError(
             f"{folder / FILE}: cannot be read ({error}). It holds how this run is computed; delete it to have that "
             "chosen anew: what is finished stays, the last digits of what follows may differ"

@@ -4,7 +4,8 @@ Every step can be repeated, and does only what is missing. A chain that goes on 
 the first one that is not.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Collection, Sequence
 
 import pyarrow as pa
 
@@ -35,7 +36,7 @@ from oracle.runs.networks import (
     write_parent,
     write_winner,
 )
-from oracle.runs.tables import TRIALS, Row, oracle_rows, write_oracle
+from oracle.runs.tables import TRIALS, Row, oracle_hash, oracle_rows, write_oracle
 from oracle.search.progress import CycleProgress, cycle_progress
 from oracle.search.strategies import GridSearch, Strategy
 from oracle.search.winners import lost_winners, pack_of
@@ -55,17 +56,19 @@ class Chain:
         images: Images,
         *,
         lineages: Lineages,
+        hashes: Collection[str],
         form: Form,
         tell: Listener,
         cancel: CancelToken,
     ) -> None:
         """`strategy` says what is trained, `executor` trains it, `tell` hears of it.
 
-        `lineages`: how the folder names its chain. `form`: of the networks that are read back.
+        `lineages`: how the folder names its chain. `hashes`: of this experiment with the seeds and cycles of now and of
+        before; another's oracle.parquet is not believed. `form`: of the networks that are read back.
         """
         self._folder, self._job, self._strategy, self._executor = folder, job, strategy, executor
         self._images, self._tell, self._cancel = images, tell, cancel
-        self._lineages, self._form = lineages, form
+        self._lineages, self._hashes, self._form = lineages, hashes, form
         self._experiment, self._seeds = job.experiment, job.experiment.seeds
         self._passed: list[CycleProgress] = []  # the finished cycles, in order
         self._written: set[int] = set()  # cycles whose winners were written here, and so can be read
@@ -230,7 +233,13 @@ class Chain:
             return False
         if progress.row | {"seconds": None} != self._rows[store.cycle] | {"seconds": None}:
             return False
-        return winners_are_whole(store, self._seeds) and not self._undiagnosed(store, progress)
+        return self._winners_are_there(store, progress) and not self._undiagnosed(store, progress)
+
+    def _winners_are_there(self, store: CycleStore, progress: CycleProgress) -> bool:
+        """Whether all winners are; from an object store only their first bytes are fetched."""
+        if self._folder.is_remote:
+            return winners_are_whole(store, self._seeds)
+        return all(self._read_winner(store, seed, progress.chosen) is not None for seed in self._seeds)
 
     def _undiagnosed(self, store: CycleStore, progress: CycleProgress) -> list[int]:
         """Seeds whose winners' diagnostics are asked for, and missing."""
@@ -239,15 +248,16 @@ class Chain:
         return [seed for seed in seeds if not has_diagnostics(store, seed, after)]
 
     def _lineage_after(self, progress: CycleProgress) -> str:
-        """Of what follows from the winners of the cycle at work."""
-        return self._lineages.after([*self._optima, progress.chosen])
+        """Of the winners of the cycle at work."""
+        return self._lineages.of_winners([*self._optima, progress.chosen])
 
     def _known_rows(self) -> list[Row]:
-        try:
-            return oracle_rows(self._folder)
-        except FolderError:
-            self._say("oracle.parquet cannot be read, or is not what was written, and is made anew from the trials")
-            return []
+        with contextlib.suppress(FolderError):
+            rows = oracle_rows(self._folder)
+            if not rows or oracle_hash(self._folder) in self._hashes:
+                return rows
+        self._say("oracle.parquet is damaged, or of another experiment, and is made anew from the trials")
+        return []
 
     def _parent(self, store: CycleStore, seed: int) -> Parent | None:
         return read_parent(store, seed, self._form, damaged=self._set_aside)

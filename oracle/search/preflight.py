@@ -14,7 +14,7 @@ from oracle.experiment import Experiment, differences
 from oracle.networks.pretrained import weights_sha256
 from oracle.runs.cycle import CycleStore
 from oracle.runs.decisions import Pair
-from oracle.runs.lineage import AS_IN_0_1_0, Lineages, comparable, first_lineage
+from oracle.runs.lineage import AS_IN_0_1_0, Lineages, comparable, first_lineages, not_of_its_file
 from oracle.runs.records import EXPERIMENT, read_experiment
 from oracle.runs.settings import Settings, read_settings
 from oracle.runs.tables import oracle_hash, oracle_rows
@@ -96,66 +96,71 @@ def pinned(experiment: Experiment) -> Experiment:
 def check_folder(folder: Folder, experiment: Experiment) -> str | None:
     """Let a folder pass that is new, or whose run this experiment goes on with: the same, more seeds or more cycles.
 
-    Returns why experiment.yaml has to be written anew, where the trials or oracle.parquet show that it was this experiment;
-    None where it need not. FolderError names what else differs.
+    Returns why experiment.yaml has to be written anew, where the trials or oracle.parquet show that they are of this
+    experiment; None where it need not. FolderError names what else differs.
     """
+    told, own, old = first_lineages(folder), Lineages(experiment=experiment).after([]), AS_IN_0_1_0.after([])
+    there: Experiment | None = None
     try:
         there = read_experiment(folder)
     except FolderError as error:
-        return _restorable(folder, experiment, str(error))
+        why = str(error)
+        if not told and folder.size(EXPERIMENT) is None and folder.size("oracle.parquet") is None:
+            return None  # nothing is there that could be another's
+    if there is not None:
+        differ = _differing(there, experiment)
+        if not differ and (not told or told & {own, old}):
+            _check_more(folder, there, experiment)
+            return None
+        why = not_of_its_file(folder)
+        if differ:
+            why = (
+                f"{folder.url} holds a run of another experiment; choose another folder with --out, or the same "
+                "experiment. They differ in\n  " + "\n  ".join(differ)
+            )
+    by_table = (not told or bool(told & {own, old})) and oracle_hash(folder) == experiment.hash
+    if own not in told and not (there is None and by_table):
+        raise FolderError(why)
+    if not by_table:
+        _check_covers(folder, experiment)
+    return f"{EXPERIMENT} was missing, damaged or changed, and is written anew: what is there is of the same experiment"
+
+
+def _differing(there: Experiment, experiment: Experiment) -> list[str]:
+    """What makes them two, a line each; not seeds and cycles, of which there may be more."""
     cycles = min(there.pruning.cycles, experiment.pruning.cycles)
-    differ = differences(comparable(there, cycles), comparable(experiment, cycles))
-    gone = [seed for seed in there.seeds if seed not in experiment.seeds]
-    if gone:
+    return differences(comparable(there, cycles), comparable(experiment, cycles))
+
+
+def _check_more(folder: Folder, there: Experiment, experiment: Experiment) -> None:
+    """FolderError where the folder's experiment has seeds or cycles that are not asked for."""
+    differ = []
+    if any(seed not in experiment.seeds for seed in there.seeds):
         differ.append(
             f"seeds: {list(there.seeds)} there, {list(experiment.seeds)} asked for (more are fine, fewer not)"
         )
     if experiment.pruning.cycles < there.pruning.cycles:
-        differ.append(f"pruning.cycles: {there.pruning.cycles} there, {cycles} asked for (more are fine, fewer not)")
+        cycles = f"pruning.cycles: {there.pruning.cycles} there, {experiment.pruning.cycles} asked for"
+        differ.append(f"{cycles} (more are fine, fewer not)")
     if differ:
         raise FolderError(
-            f"{folder.url} holds a run of another experiment; choose another folder with --out, or the same "
+            f"{folder.url} holds a longer run of this experiment; choose another folder with --out, or the same "
             "experiment. They differ in\n  " + "\n  ".join(differ)
         )
-    if first_lineage(folder) not in {None, AS_IN_0_1_0.after([]), _own_lineage(experiment)}:
-        raise FolderError(
-            f"{folder.url}: its trials are of another experiment than experiment.yaml says; put back the file that they "
-            "were trained with, or choose another folder with --out"
-        )
-    return None
-
-
-def _restorable(folder: Folder, experiment: Experiment, why: str) -> str | None:
-    """As `check_folder`, where there is no experiment.yaml that can be read: `why`."""
-    trials_of, own = first_lineage(folder), _own_lineage(experiment)
-    if trials_of is None and folder.size(EXPERIMENT) is folder.size("oracle.parquet") is None:
-        return None  # nothing is there that could be another's
-    by_trials = trials_of == own
-    by_table = trials_of in {None, own, AS_IN_0_1_0.after([])} and oracle_hash(folder) == experiment.hash
-    if not (by_trials or by_table):
-        raise FolderError(
-            f"{why}\nWhat else is there does not say that it is of this experiment. Ask for the one that made it, seeds "
-            "and cycles included, or choose another folder with --out"
-        )
-    if not by_table:
-        _check_covers(folder, experiment)
-    return "experiment.yaml was missing or damaged, and is written anew: what is there is of the same experiment"
 
 
 def _check_covers(folder: Folder, experiment: Experiment) -> None:
-    """FolderError where a folder holds more seeds or cycles than the experiment."""
-    store = CycleStore(folder=folder, cycle=0, lineage=_own_lineage(experiment))
+    """FolderError where a folder without its experiment.yaml holds seeds or cycles that are not asked for."""
+    store = CycleStore(folder=folder, cycle=0, lineage=Lineages(experiment=experiment).after([]))
     gone = sorted(set(store.trials()["seed"].to_pylist()) - set(experiment.seeds))
-    finished = len(oracle_rows(folder)) if folder.read("oracle.parquet") is not None else 0
-    if gone or finished > experiment.pruning.cycles + 1:
+    finished = len(oracle_rows(folder)) if folder.size("oracle.parquet") is not None else 0
+    lost = [f"the seeds {', '.join(map(str, gone))}"] if gone else []
+    lost += [f"{finished} finished cycles"] if finished > experiment.pruning.cycles + 1 else []
+    if lost:
         raise FolderError(
-            f"{folder.url}: holds {finished} finished cycles, and seeds {gone} beside those asked for; experiment.yaml is "
-            "missing or damaged, so ask for all of them again"
+            f"{folder.url}: holds {' and '.join(lost)}, which were not asked for; {EXPERIMENT} is missing or damaged, and "
+            "is written anew by a search that has them all"
         )
-
-
-def _own_lineage(experiment: Experiment) -> str:
-    return Lineages(experiment=experiment).after([])
 
 
 def check_settings(folder: Folder, settings: Settings, launch: Launch, *, device: str) -> None:

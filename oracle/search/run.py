@@ -7,7 +7,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from oracle.errors import CancelledError, ExperimentError
+from oracle.errors import CancelledError, ExperimentError, FolderError
 from oracle.events import Broadcast, CancelToken, Listener, Notice, RunEnded, RunStarted
 from oracle.execution.executors import EXECUTORS, BackendChoice, Launch, check_choice
 from oracle.execution.jobs import Executor, Job
@@ -15,7 +15,7 @@ from oracle.experiment import Experiment, experiment_from_yaml
 from oracle.runs.event_log import EventLog
 from oracle.runs.lineage import lineages_of
 from oracle.runs.networks import Form
-from oracle.runs.records import EXPERIMENT, write_experiment
+from oracle.runs.records import EXPERIMENT, read_experiment, write_experiment
 from oracle.runs.settings import Settings, read_settings, versions, write_settings
 from oracle.search.chain import Chain
 from oracle.search.packing import fair_pack_size
@@ -67,7 +67,9 @@ def run_oracle(
         lock.enter_context(folder.lock())
         restored = check_folder(folder, prepared.experiment)  # again: starting a cluster takes seconds
         runner.prove_folder(folder)
-        lineages = lineages_of(folder, prepared.experiment)
+        lineages, hashes = lineages_of(folder, prepared.experiment), {prepared.experiment.hash}
+        with contextlib.suppress(FolderError):
+            hashes.add(read_experiment(folder).hash)  # with fewer seeds or cycles
         if restored is not None and folder.size(EXPERIMENT) is not None:
             folder.set_aside(EXPERIMENT)
         write_experiment(folder, prepared.experiment)
@@ -88,6 +90,7 @@ def run_oracle(
                 runner,
                 prepared.images,
                 lineages=lineages,
+                hashes=hashes,
                 form=Form.of(prepared.network, rewinds=experiment.pruning.rewind_step > 0),
                 tell=tell,
                 cancel=cancel or CancelToken(),
