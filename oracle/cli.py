@@ -80,7 +80,7 @@ def search(
     out = out or f"runs/{experiment.name}"
     if max_hours is not None:
         _check_budget(_plan(experiment, executor, address, slots, backend, pack_size, out), max_hours)
-    with _imports_of_torch():
+    with _heavy_imports(executor):
         from oracle.search.run import run_oracle
         from oracle.view.terminal import LiveView
 
@@ -190,7 +190,7 @@ def convert(
     out: Annotated[str, typer.Option(help="The safetensors file to write, for network.weights.", callback=_not_empty)],
 ) -> None:
     """Turn a torchvision checkpoint into the weights that a search can start from."""
-    with _imports_of_torch():
+    with _heavy_imports():
         from oracle.networks.pretrained import convert_checkpoint
         from oracle.storage import expanded
 
@@ -220,12 +220,14 @@ def run(command: Callable[..., Any]) -> None:
 
 
 @contextlib.contextmanager
-def _imports_of_torch() -> Iterator[None]:
-    """They take seconds, in which nothing is under way yet."""
+def _heavy_imports(executor: str | None = None) -> Iterator[None]:
+    """Torch, and what an executor needs: seconds in which nothing is under way yet."""
     with stopping.at_once():
         import oracle.execution.compilers  # noqa: F401  # before all others
 
         yield
+        if executor is not None and executor in EXECUTORS:
+            EXECUTORS[executor].load()
 
 
 def _address(context: typer.Context, address: str | None, executor: str) -> str | None:
@@ -252,7 +254,7 @@ def _plan(
     pack_size: int | None,
     out: str | None,
 ) -> "Plan":
-    with _imports_of_torch():
+    with _heavy_imports(executor if address else None):
         from oracle.search.estimate import plan
 
     return plan(

@@ -236,7 +236,7 @@ def test_a_stopped_search_says_so_and_leaves_nothing_behind(
         time.sleep(0.3)  # else the second would be the first
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert [line for line in err.splitlines() if "stopped" in line] == [GOES_ON]
+    assert [line for line in err.splitlines() if line.startswith("stopped")] == [GOES_ON]
     assert "Traceback" not in err
     until(lambda: not started_by(mark), "the end of all processes", seconds=30)
     assert list(scratch.iterdir()) == []

@@ -51,6 +51,10 @@ def check_choice(name: str, found: str, allowed: Sequence[str]) -> None:
 Make = Callable[[Launch, "Images", "RawImages | None", "Backend"], "Executor"]
 
 
+def _nothing() -> None:
+    return
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
     """An executor, before it is made: what flags and estimates must know of it."""
@@ -58,6 +62,11 @@ class Kind:
     make: Make  # from the data on this machine's device, the same as stored (None: a folder), the backend that is meant
     joins_clusters: bool  # whether it takes an address
     round_seconds: float  # what every round of trainings costs beside them, on two cores
+    load: Callable[[], None] = _nothing  # imports what `make` needs, where that takes a while
+
+
+def _load_ray() -> None:
+    import oracle.execution.ray_tune  # noqa: F401
 
 
 def _make_ray(launch: Launch, images: "Images", raw: "RawImages | None", backend: "Backend") -> "Executor":
@@ -72,8 +81,8 @@ def _make_local(launch: Launch, images: "Images", raw: "RawImages | None", backe
     return LocalExecutor(images, slots=launch.slots, backend=backend)
 
 
-# Each imports what it needs when it is made. Ray: a fit's actors start, and torch is imported.
+# Each imports what it needs when it is made, or before. Ray: a fit's actors start, and torch is imported.
 EXECUTORS: Mapping[str, Kind] = {
-    "ray": Kind(make=_make_ray, joins_clusters=True, round_seconds=6.0),
+    "ray": Kind(make=_make_ray, joins_clusters=True, round_seconds=6.0, load=_load_ray),
     "local": Kind(make=_make_local, joins_clusters=False, round_seconds=0.0),
 }

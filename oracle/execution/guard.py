@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 GRACE_SECONDS = 4.0
+REMOVALS = 20  # at most, a tenth of a second apart
 
 
 def main() -> None:
@@ -29,7 +30,16 @@ def main() -> None:
     for pid in holders(folder) - {driver}:  # a driver that goes on keeps logs of an ended session open
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
+
+
+def remove(folder: str) -> None:
+    """A process that is about to end may write while its folder is removed, and keep it so: try again."""
+    for _ in range(REMOVALS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not os.path.exists(folder):
+            return
+        time.sleep(0.1)
 
 
 def holders(folder: str) -> set[int]:

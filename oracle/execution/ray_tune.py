@@ -9,6 +9,7 @@ own restore repeats finished trials, so what is missing is decided from our reco
 import contextlib
 import io
 import logging
+import math
 import os
 import secrets
 import signal
@@ -46,6 +47,8 @@ Result = TypeVar("Result")
 LOST_WORKERS = 5  # times that one pack's worker may be lost before the search gives up
 REPORT_SECONDS = 1.0  # between two signs of life of a pack
 LONG_PACK_SECONDS = 30.0  # from here on a pack is a Tune trial of its own; shorter ones are dealt out, a share a slot
+SIGNAL_SECONDS = 0.02  # while Ray ends: until SIGTERM finds our handler again
+ENDING_SECONDS = 4.0  # for Ray to end once it was interrupted in that
 NODE_SECONDS = 60.0  # for every node to prove that it can write
 # The type of the frame that opens an HTTP/2 connection (RFC 9113, 3.4), which Ray's gRPC runs on.
 HTTP2_SETTINGS = b"\x04"
@@ -92,10 +95,11 @@ class RayExecutor:
         self._environment = dict(os.environ)
         self._files = Path(_short_folder()) / f"oracle-{secrets.token_hex(4)}"
         self._ours = address in {None, "local"}
-        self._guard = _start_guard(self._files)
+        self._guard: subprocess.Popen[bytes] | None = None
         try:
-            _make_folder(self._files)  # after the guard was started, which removes it
             with _own_signals():
+                self._guard = _start_guard(self._files)
+                _make_folder(self._files)  # after the guard was started, which removes it
                 _connect(address, slots, self._files)
             resources = ray.cluster_resources()
             self.device = "cuda" if resources.get("GPU", 0) > 0 else "cpu"
@@ -178,7 +182,9 @@ class RayExecutor:
             _check_complete(job, packs, reasons)
 
     def _fit(self, job: Job, shares: Sequence[list[Pack]], tell: Listener, stopper: "_Stopper") -> Any:
-        trainable = tune.with_parameters(_train, job=job, shares=shares, raw=self._raw)
+        store = shares[0][0].store
+        there = store.folder.names(store.path("trials"))  # which the packs are not among
+        trainable = tune.with_parameters(_train, job=job, shares=shares, there=there, raw=self._raw)
         tuner = Tuner(
             tune.with_resources(trainable, self._resources),
             param_space={"share": tune.grid_search(list(range(len(shares))))},
@@ -205,15 +211,15 @@ class RayExecutor:
     def close(self) -> None:
         """Leave the cluster; one of our own ends, and its files go."""
         try:
-            with _signals_held_back():
-                ray.shutdown()
+            _end_connection()
         finally:
             for name in [name for name in os.environ if name.startswith(RAYS_OWN)]:  # set by us, and by Ray
                 if name in self._environment:
                     os.environ[name] = self._environment[name]
                 else:
                     del os.environ[name]
-            self._guard.communicate()  # closes its input: it cleans up
+            if self._guard is not None:
+                self._guard.communicate()  # closes its input: it cleans up
 
 
 _ERRORS: dict[str, type[Error]] = {
@@ -237,7 +243,9 @@ def _check_complete(job: Job, packs: Sequence[Pack], reasons: set[str]) -> None:
         )
 
 
-def _train(config: dict[str, Any], *, job: Job, shares: Sequence[list[Pack]], raw: RawImages | None) -> None:
+def _train(
+    config: dict[str, Any], *, job: Job, shares: Sequence[list[Pack]], there: Sequence[str], raw: RawImages | None
+) -> None:
     """One Tune trial. A refusal or a crash is a result: it would be the same anywhere, so Ray must not try it again."""
     reported = time.monotonic()
     finished: list[dict[str, Any]] = []  # trials that no report has told of yet
@@ -259,7 +267,7 @@ def _train(config: dict[str, Any], *, job: Job, shares: Sequence[list[Pack]], ra
         if key not in _IMAGES:
             _IMAGES[key] = load_images(job.experiment, torch.device(job.settings.device), raw)
         share = shares[config["share"]]
-        committed = share[0].store.commits()  # by a worker that was lost, in whose place Ray puts this one
+        committed = share[0].store.commits_but(there)  # by a worker that was lost, in whose place Ray puts this one
         for pack in share:
             run_pack(job, pack, _IMAGES[key], tell=report, committed=committed)
     except Error as error:
@@ -399,21 +407,11 @@ def _check_listens(address: str) -> None:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Ray puts handlers of its own on SIGTERM: one exits without a word, one prints a C++ stack. Ours stays."""
-    utils = ray._private.utils
-    handler, rays = signal.getsignal(signal.SIGTERM), utils.set_sigterm_handler
-    utils.set_sigterm_handler = lambda handler: None
-    try:
-        yield
-    finally:
-        utils.set_sigterm_handler = rays
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
+    """Keep our handlers while Ray starts, and let the first signal wait until it has.
 
-
-@contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM wait for the end. Interrupted in its shutdown, Ray hangs, or exits without a word."""
+    What is raised at a fork is lost, and locks stay taken (logging's are, around each). Ray's own handlers of SIGTERM exit
+    without a word, or print a C++ stack. A second signal does not wait.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -424,14 +422,44 @@ def _signals_held_back() -> Iterator[None]:
         if len(came) > 1 and callable(handler := handlers[signal.Signals(number)]):
             handler(number, frame)
 
+    utils = ray._private.utils
+    rays, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
     handlers = {number: signal.signal(number, wait) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
+        utils.set_sigterm_handler = rays
         for number, handler in handlers.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not of Python's
-        for number in came[:1]:
-            signal.raise_signal(number)
+            signal.signal(number, handler or signal.SIG_DFL)
+        if came:
+            signal.raise_signal(came[0])
+
+
+def _end_connection() -> None:
+    """Ray's shutdown, in a thread: interrupted, it hangs, or ends the process; and it takes our handler off SIGTERM."""
+    handler, ended = signal.getsignal(signal.SIGTERM), threading.Event()
+
+    def end() -> None:
+        try:
+            ray.shutdown()
+        finally:
+            ended.set()
+
+    def wait(seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not ended.wait(SIGNAL_SECONDS) and time.monotonic() < until:
+            _hear_sigterm(handler)
+
+    threading.Thread(target=end, daemon=True).start()
+    try:
+        wait(math.inf)  # no join: in Python 3.11 an interrupted one takes its thread for ended
+    finally:
+        wait(ENDING_SECONDS)  # its files are in use until then; where its own processes were stopped too it may not end
+
+
+def _hear_sigterm(handler: Any) -> None:
+    if threading.current_thread() is threading.main_thread():  # no other may
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager

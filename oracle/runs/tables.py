@@ -38,9 +38,7 @@ TRIALS = pa.schema(
         pa.field("best_epoch", pa.int64()),  # from 0
         pa.field("val_correct", pa.binary()),  # one bit a validation image, numpy.packbits
         pa.field("seconds", pa.float64()),
-        pa.field(
-            "lineage", pa.string(), nullable=False
-        ),  # where its parent came from: `lineage.Lineages`
+        pa.field("lineage", pa.string(), nullable=False),  # where its parent came from: `lineage.Lineages`
         pa.field("commit", pa.string(), nullable=False),  # names the file of its final weights
     ]
 )

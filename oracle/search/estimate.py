@@ -1,6 +1,5 @@
 """What a search will cost, before anything is launched."""
 
-import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +18,11 @@ from oracle.runs.records import read_trials
 from oracle.search.packing import fair_pack_size, num_packs
 from oracle.search.preflight import Prepared, check_settings, prepare
 from oracle.search.strategies import Strategy
+from oracle.search.timing import FirstPack, time_training
 from oracle.storage import Folder
-from oracle.training.backends import Backend, choose_backend, default_device, make_trainer
+from oracle.training.backends import Backend, choose_backend, default_device
 from oracle.training.optimizers import OPTIMIZERS
 from oracle.training.parents import first_parent, parent_network
-
-TIMED_SECONDS = 3.0  # of steps, after the first ones
-TIMED_STEPS = 200  # at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +142,7 @@ class _Request:
     experiment: Experiment
     pairs: tuple[Pair, ...]  # of the first round
     backend: BackendChoice
-    one_slot_a_core: bool  # whatever the backend
+    threads: bool  # whether slots are threads of this process, not processes on a core each
     slots: int | None
     pack_size: int | None
 
@@ -158,7 +155,7 @@ class _Timed:
     device: str
     slots: int
     pack_size: int  # of the largest pack
-    seconds: float  # of one training, in its pack
+    seconds: float  # of one training, its share of a pack
 
 
 def _timed(prepared: Prepared, launch: Launch) -> _Timed:
@@ -168,7 +165,7 @@ def _timed(prepared: Prepared, launch: Launch) -> _Timed:
         experiment=prepared.experiment,
         pairs=prepared.first_round,
         backend=begun.backend if begun else launch.backend,
-        one_slot_a_core=EXECUTORS[launch.executor].joins_clusters,
+        threads=not EXECUTORS[launch.executor].joins_clusters,
         slots=launch.slots,
         pack_size=begun.pack_size if begun else launch.pack_size,
     )
@@ -185,7 +182,7 @@ def _timed(prepared: Prepared, launch: Launch) -> _Timed:
 
 
 def _time_training(request: _Request, raw: RawImages | None, images: Images | None = None) -> _Timed:
-    """Time steps and one evaluation of a first pack on this machine; one candidate's share of a whole training."""
+    """Time a first pack on this machine, beside others where slots are threads."""
     experiment, device = request.experiment, default_device()
     images = images or load_images(experiment, device, raw)
     [(seed, most)] = Counter(seed for _, seed in request.pairs).most_common(1)
@@ -196,40 +193,20 @@ def _time_training(request: _Request, raw: RawImages | None, images: Images | No
     slots = request.slots
     if slots is None:
         cores = torch.get_num_threads() if device.type == "cpu" else 1
-        slots = cores if request.one_slot_a_core else default_slots(backend, device.type)
+        slots = default_slots(backend, device.type) if request.threads else cores
     size = request.pack_size or fair_pack_size(request.pairs, slots, backend, device.type)
     size = -(-most // -(-most // size))  # of the largest pack, as they are dealt out
-    together = candidates[: size if backend == "pack" else 1]
-    steps = experiment.training.epochs * (images.num_train // experiment.training.batch_size)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in a search
-    try:
-        trainer = make_trainer(backend, experiment, seed, images, parent, device, num_candidates=len(together))
-        rates = torch.full((len(together),), min(together), device=device)
-        batches = images.epoch((seed, 0, 0), experiment.training.batch_size)
-        for batch in [next(batches)] * 2:
-            trainer.step(batch, rates)  # traces and warms up
-        done, started = 0, _now(device)
-        for batch in batches:
-            trainer.step(batch, rates)
-            done += 1
-            if done >= TIMED_STEPS or _now(device) - started > TIMED_SECONDS:
-                break
-        a_step = (_now(device) - started) / max(1, done)
-        for batch in images.validation():
-            trainer.score(batch)  # traces
-            break
-        started = _now(device)
-        for batch in images.validation():
-            trainer.score(batch)
-        scoring = 2 * (_now(device) - started)  # the test set as well, at the epochs that improve
-    finally:
-        torch.set_num_threads(threads)
-    seconds = (steps * a_step + experiment.training.epochs * scoring) / len(together)
+    first = FirstPack(
+        experiment=experiment,
+        images=images,
+        # A folder does not say; a test set of one counts whole all the same, unless evaluating it takes a second and more.
+        num_test=images.num_validation if raw is None else len(raw.test_labels),
+        seed=seed,
+        parent=parent,
+        candidates=tuple(candidates[: size if backend == "pack" else 1]),
+        backend=backend,
+        device=device,
+    )
+    side_by_side = min(slots, num_packs(request.pairs, size)) if request.threads else 1
+    seconds = time_training(first, slots=side_by_side)
     return _Timed(backend=backend, device=device.type, slots=slots, pack_size=size, seconds=seconds)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()

@@ -17,6 +17,7 @@ from typing import Any
 STATUS = 130  # as shells give to what Ctrl-C ended
 LONG = {"search"}  # commands that go on where they were stopped
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+END_SECONDS = 10.0  # from the sentence to the end of the process, at most
 SHOW_CURSOR = b"\x1b[?25h\n"  # the live view hides it
 
 
@@ -51,6 +52,7 @@ def orderly() -> Iterator[None]:
         if not _State.asked or (isinstance(error, SystemExit) and not error.code):  # finished all the same
             raise
         _say()
+        _leave()
         sys.exit(STATUS)
     finally:
         for number, handler in before.items():
@@ -89,6 +91,13 @@ def _hear(number: int, frame: object) -> None:
         raise KeyboardInterrupt
     _say(SHOW_CURSOR if again and os.isatty(2) else b"")
     os._exit(STATUS)
+
+
+def _leave() -> None:
+    """What a library does at the process's end may not end itself, once it was interrupted."""
+    late = threading.Timer(END_SECONDS, os._exit, [STATUS])
+    late.daemon = True
+    late.start()
 
 
 def _say(before: bytes = b"") -> None:
