@@ -87,7 +87,8 @@ def is_full_memory(error: BaseException) -> bool:
     """Whether this is Python, or PyTorch on a GPU or a CPU, for which it has no class of its own, out of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    full = ("can't allocate memory", "can't start new thread")  # PyTorch, and Python where no room is left for a stack
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in full)
 
 
 def _image_bytes(shape: Shape, dtype: torch.dtype) -> int:

@@ -35,7 +35,7 @@ class Form:
     """Which tensors a network of the experiment has."""
 
     state: Mapping[str, tuple[torch.Size, bool]]  # shape, whether floating
-    masks: Mapping[str, torch.Size]
+    prunable: frozenset[str]  # which of them every method masks; filters' biases and norms may be masked as well
     rewinds: bool  # whether cycle 0 keeps the states to rewind to
 
     @classmethod
@@ -43,7 +43,7 @@ class Form:
         """As a network has them."""
         return cls(
             state={name: _form(value) for name, value in network.state_dict().items()},
-            masks={name: mask.shape for name, mask in dense_masks(network).items()},
+            prunable=frozenset(dense_masks(network)),
             rewinds=rewinds,
         )
 
@@ -57,8 +57,11 @@ class Form:
 
     def has_masks(self, masks: State) -> bool:
         """Whether these are masks of the network."""
-        are_bool = all(mask.dtype == torch.bool for mask in masks.values())
-        return are_bool and {name: mask.shape for name, mask in masks.items()} == dict(self.masks)
+        fit = all(
+            name in self.state and mask.dtype == torch.bool and mask.shape == self.state[name][0]
+            for name, mask in masks.items()
+        )
+        return fit and self.prunable <= masks.keys()
 
 
 def parent_name(store: CycleStore, seed: int) -> str:
@@ -74,15 +77,16 @@ def write_parent(store: CycleStore, seed: int, parent: Parent) -> None:
 
 
 def read_parent(store: CycleStore, seed: int, form: Form | None = None, *, damaged: Told = _untold) -> Parent | None:
-    """A parent, or None where it is missing, damaged or not of this form."""
+    """A parent, or None where it is missing or damaged. `form`: which one without a checksum must have."""
     name = parent_name(store, seed)
     found = read_tensors(store.folder, name, ("weights_remaining",), damaged=damaged)
     if found is None:
         return None
-    tensors, header, _ = found
+    tensors, header, vouched_for = found
     state, masks = part(tensors, STATE), part(tensors, "masks")
     remaining = _number(header["weights_remaining"])
-    if remaining is None or not (form is None or (form.has_state(state) and form.has_masks(masks))):
+    fits = vouched_for or form is None or (form.has_state(state) and form.has_masks(masks))
+    if remaining is None or not fits:
         damaged(name)
         return None
     return Parent(state=state, masks=masks, weights_remaining=remaining)
@@ -99,16 +103,15 @@ def write_winner(store: CycleStore, seed: int, max_lr: float, winner: Winner) ->
 def read_winner(
     store: CycleStore, seed: int, max_lr: float, form: Form | None = None, *, damaged: Told = _untold
 ) -> Winner | None:
-    """The winner of this chain, or None where it is missing, of another chain, damaged or not of this form."""
+    """The winner of this chain, or None where it is missing, of another chain or damaged. `form`: see `read_parent`."""
     name = winner_name(store, seed)
     found = read_tensors(store.folder, name, ("lineage", "max_lr"), damaged=damaged)
     if found is None or found[1] != {"lineage": store.lineage, "max_lr": repr(max_lr)}:
         return None
-    tensors = found[0]
+    tensors, _, vouched_for = found
     state, masks, rewind = (part(tensors, prefix) for prefix in (STATE, "masks", "rewind"))
-    if form is not None and not (
-        form.has_state(state) and form.has_masks(masks) and form.has_rewind(rewind, store.cycle)
-    ):
+    fits = form is None or (form.has_state(state) and form.has_masks(masks) and form.has_rewind(rewind, store.cycle))
+    if not (vouched_for or fits):
         damaged(name)
         return None
     return Winner(state=state, masks=masks, rewind=rewind or None)
@@ -128,12 +131,12 @@ def write_finals(store: CycleStore, commit: str, candidates: Sequence[float], *,
 def read_final(
     store: CycleStore, commit: str, max_lr: float, masks: State, form: Form | None = None, *, damaged: Told = _untold
 ) -> Winner | None:
-    """One candidate out of a commit's final states, or None where they are gone, damaged or not of this form."""
+    """One candidate out of a commit's final states, or None where they are gone or damaged. `form`: see `read_parent`."""
     name = finals_name(store, commit)
     found = read_tensors(store.folder, name, ("candidates",), damaged=damaged)
     if found is None:
         return None
-    tensors, header, _ = found
+    tensors, header, vouched_for = found
     try:
         candidates = json.loads(header["candidates"])
         index = candidates.index(max_lr)
@@ -141,7 +144,8 @@ def read_final(
     except (ValueError, AttributeError, TypeError, RecursionError):
         own = {}
     state, rewind = part(own, STATE), part(own, "rewind")
-    if not state or not (form is None or (form.has_state(state) and form.has_rewind(rewind, store.cycle))):
+    fits = form is None or (form.has_state(state) and form.has_rewind(rewind, store.cycle))
+    if not state or not (vouched_for or fits):
         damaged(name)
         return None
     return Winner(state=state, masks=masks, rewind=rewind or None)
