@@ -8,7 +8,7 @@ def main() -> None:
     stopping.listen()
     from oracle.cli import main as command
 
-    command()
+    stopping.to_the_end(command)
 
 
 if __name__ == "__main__":

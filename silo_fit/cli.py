@@ -11,6 +11,7 @@ from rich.table import Table
 
 from oracle.cli import run
 from oracle.errors import CurveError
+from oracle.view import stopping
 from search_spaces.silo import RECOMMENDED, WIDE
 from silo_fit import words
 from silo_fit.curve import SiloCurve
@@ -160,7 +161,8 @@ def _fit(
         raise CurveError("--wide sets the ranges of q and beta; leave out --q and --beta, or leave out --wide")
     ranges = WIDE if wide else RECOMMENDED
     intervals = read_intervals(source, pruning_rate=pruning_rate)
-    return fit(intervals, q=q or ranges.q, beta=beta or ranges.beta, seed=seed, trials=trials)
+    with stopping.at_once():  # it holds nothing; Optuna would print a traceback of an interrupt
+        return fit(intervals, q=q or ranges.q, beta=beta or ranges.beta, seed=seed, trials=trials)
 
 
 def _cycle_table(rows: tuple[CycleFit, ...]) -> Table:

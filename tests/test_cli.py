@@ -5,7 +5,6 @@ import json
 import os
 import pty
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -47,7 +46,6 @@ def oracle(*arguments: str) -> Done:
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["oracle", *arguments])
-        patch.setattr(signal, "signal", lambda *_: None)  # the command's own handlers would outlive the test
         try:
             main()
             code: object = 0
@@ -264,6 +262,16 @@ def test_where_only_ascii_can_be_shown_a_table_is_shown_all_the_same(
     sys.stdout.flush()
     assert done.value.code == 0
     assert str(run / "oracle.parquet") in shown.getvalue().decode("ascii")
+
+
+@pytest.mark.parametrize("arguments", [["presets"], ["presets", "--json"], ["--help"]])
+def test_a_reader_that_leaves_ends_a_command_without_a_word(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "oracle", *arguments]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 @pytest.mark.parametrize("command", ["search", "plan", "show", "presets"])

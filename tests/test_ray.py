@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -54,18 +55,26 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A folder for temporary files with a path so short that Ray's go there too."""
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
 def test_ray_ends_with_the_bits_of_the_local_executor_and_leaves_nothing_behind(
-    tmp_path: Path, undisturbed: Path
+    tmp_path: Path, scratch: Path, undisturbed: Path
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    process = start(tmp_path / "out", *TWO_SLOTS, env={"HOME": str(home)})
+    process = start(tmp_path / "out", *TWO_SLOTS, env={"HOME": str(home), "TMPDIR": str(scratch)})
     below = until(lambda: len(descendants(process.pid)) > 3 and descendants(process.pid), "Ray's processes")
     printed = finish(process)
     assert timeless(read_oracle(tmp_path / "out")) == timeless(read_oracle(undisturbed))
     assert timeless(read_trials(tmp_path / "out")) == timeless(read_trials(undisturbed))
     assert list(home.iterdir()) == [], "something was written into the home folder"
     until(lambda: not alive(below), "the end of Ray's processes", seconds=20)
+    assert list(scratch.iterdir()) == [], "something was left among temporary files"
     assert "oracle.parquet" in printed
     assert not [word for word in ("INFO", "WARNING", "usage stat", "Trial status") if word in printed], printed
     workers = {attempt["pid"] for attempt in attempts(Folder(tmp_path / "out"))}
@@ -73,8 +82,10 @@ def test_ray_ends_with_the_bits_of_the_local_executor_and_leaves_nothing_behind(
     assert process.pid not in workers
 
 
-def test_worker_killed_twice_in_mid_pack_ends_with_the_same_bits(tmp_path: Path, undisturbed: Path) -> None:
-    process = start(tmp_path, *TWO_SLOTS)
+def test_worker_killed_twice_in_mid_pack_ends_with_the_same_bits(
+    tmp_path: Path, scratch: Path, undisturbed: Path
+) -> None:
+    process = start(tmp_path, *TWO_SLOTS, env={"TMPDIR": str(scratch)})
     killed: list[int] = []
     for _ in range(2):
 
@@ -90,6 +101,7 @@ def test_worker_killed_twice_in_mid_pack_ends_with_the_same_bits(tmp_path: Path,
         os.kill(pid, signal.SIGKILL)
         killed.append(pid)
     finish(process)
+    assert list(scratch.iterdir()) == [], "something was left among temporary files"
     assert len(set(killed)) == 2
     assert timeless(read_oracle(tmp_path)) == timeless(read_oracle(undisturbed))
     assert timeless(read_trials(tmp_path)) == timeless(read_trials(undisturbed))
@@ -100,14 +112,17 @@ def test_worker_killed_twice_in_mid_pack_ends_with_the_same_bits(tmp_path: Path,
 
 
 def test_driver_killed_in_mid_pack_takes_its_cluster_along_and_can_be_run_again(
-    tmp_path: Path, undisturbed: Path
+    tmp_path: Path, scratch: Path, undisturbed: Path
 ) -> None:
-    process = start(tmp_path, *TWO_SLOTS)
+    process = start(tmp_path, *TWO_SLOTS, env={"TMPDIR": str(scratch)})
     until(lambda: checkpointed(tmp_path), "a checkpoint")
     below = descendants(process.pid)
     assert len(below) > 3
+    [guard] = [it for it in below if "guard.py" in " ".join(it.cmdline())]
+    assert os.getpgid(guard.pid) != os.getpgid(process.pid), "Ctrl-C would reach what cleans up"
     kill(process)
     until(lambda: not alive(below), "the end of Ray's processes", seconds=60)
+    assert list(scratch.iterdir()) == [], "something was left among temporary files"
     moment, done = time.time(), rows_there(tmp_path)
     finish(start(tmp_path, *TWO_SLOTS))
     assert timeless(read_oracle(tmp_path)) == timeless(read_oracle(undisturbed))
@@ -213,7 +228,10 @@ def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     files = Path("/tmp") / f"ray-head-{port}"  # short: Ray keeps sockets there
+    scratch = Path("/tmp") / f"ray-tmp-{port}"
+    scratch.mkdir()
     env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5" * 32, "RAY_USAGE_STATS_ENABLED": "0"}
+    env["TMPDIR"] = str(scratch)
     options = [
         "--head",
         f"--port={port}",
@@ -231,6 +249,7 @@ def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     finally:
         _end(process)
         shutil.rmtree(files, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _join(address: str, env: dict[str, str], *before: str) -> subprocess.Popen[bytes]:
@@ -298,6 +317,7 @@ def test_a_plan_counts_the_slots_of_the_cluster_it_is_for(head: tuple[str, dict[
     planned = json.loads(done.stdout)
     assert planned["slots"] == 1  # as the head node has, whatever this machine has
     assert planned["seconds_per_training"] > 0
+    assert not list(Path(env["TMPDIR"]).glob("torch*")), "a worker left a folder of torch's"
 
 
 def test_a_node_that_cannot_write_the_folder_is_named(tmp_path: Path, head: tuple[str, dict[str, str]]) -> None:

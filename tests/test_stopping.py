@@ -144,12 +144,13 @@ def test_a_stop_that_nobody_can_read_is_a_stop() -> None:
 # The commands, stopped while they import: `-X importtime` prints each module's name once it is there.
 
 
-def interrupt_at_import(module: str, *arguments: str) -> tuple[int, list[str]]:
-    """Status, and what was printed but for the times of imports, of a command stopped once it has imported `module`."""
+def interrupt_at_import(module: str, *arguments: str, seconds: float = 0.0) -> tuple[int, list[str]]:
+    """Status, and what was printed but for imports, of a command stopped `seconds` after it has imported `module`."""
     process = start([sys.executable, "-X", "importtime", "-m", *arguments])
     assert process.stderr is not None
     for line in process.stderr:
         if line.split("|")[-1].strip() == module:
+            time.sleep(seconds)
             signal_all(process)
             break
     else:
@@ -172,6 +173,12 @@ def interrupt_at_import(module: str, *arguments: str) -> tuple[int, list[str]]:
 )
 def test_ctrl_c_while_a_command_imports_is_one_sentence(module: str, arguments: list[str], said: str) -> None:
     assert interrupt_at_import(module, *arguments) == (130, [said])
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_midst_of_a_fit_is_one_sentence() -> None:
+    fit = ["silo_fit", "fit", "paper:resnet20", "--trials", "1000000"]
+    assert interrupt_at_import("silo_fit.fit", *fit, seconds=2) == (130, ["stopped"])
 
 
 @pytest.mark.slow

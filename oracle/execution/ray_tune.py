@@ -156,9 +156,9 @@ class RayExecutor:
 
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """What `function` returns on one slot of the cluster, with a slot's resources."""
-        task = ray.remote(num_cpus=self._resources["cpu"], num_gpus=self._resources["gpu"], max_retries=0)(function)
+        task = ray.remote(num_cpus=self._resources["cpu"], num_gpus=self._resources["gpu"], max_retries=0)(_call)
         try:
-            result: Result = ray.get(task.remote(*arguments))
+            result: Result = ray.get(task.remote(function, *arguments))
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, Error):
                 raise error.cause from None
@@ -308,6 +308,11 @@ class _Stopper(Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         return self.error is not None or self._cancel.is_cancelled()
+
+
+def _call(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Runs on a node, which imports this file before that of the function."""
+    return function(*arguments)
 
 
 def _probe(folder: Folder, token: str, node: str) -> str | None:

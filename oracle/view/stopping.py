@@ -17,7 +17,7 @@ from typing import Any
 STATUS = 130  # as shells give to what Ctrl-C ended
 LONG = {"search"}  # commands that go on where they were stopped
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-END_SECONDS = 10.0  # from the sentence to the end of the process, at most
+END_SECONDS = 10.0  # from the end of a command to that of its process, at most
 SHOW_CURSOR = b"\x1b[?25h\n"  # the live view hides it
 
 
@@ -40,6 +40,22 @@ def listen() -> dict[signal.Signals, Any]:
     return {number: handler for number, handler in before.items() if handler is not None}  # None: not of Python's
 
 
+def to_the_end(command: Callable[[], None]) -> None:
+    """Run a command. Once it has ended, no signal changes its status, and no library holds the process up for long."""
+    try:
+        command()
+    except SystemExit as end:
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it
+            sys.stdout.flush()  # which may wait for a reader
+        for number in SIGNALS:
+            if signal.getsignal(number) == _hear:
+                signal.signal(number, signal.SIG_IGN)
+        late = threading.Timer(END_SECONDS, os._exit, [end.code if isinstance(end.code, int) else int(bool(end.code))])
+        late.daemon = True
+        late.start()
+        raise
+
+
 @contextlib.contextmanager
 def orderly() -> Iterator[None]:
     """Let the first signal be a KeyboardInterrupt. Whatever it is turned into on its way, it ends in `SystemExit(130)`."""
@@ -52,7 +68,6 @@ def orderly() -> Iterator[None]:
         if not _State.asked or (isinstance(error, SystemExit) and not error.code):  # finished all the same
             raise
         _say()
-        _leave()
         sys.exit(STATUS)
     finally:
         for number, handler in before.items():
@@ -91,13 +106,6 @@ def _hear(number: int, frame: object) -> None:
         raise KeyboardInterrupt
     _say(SHOW_CURSOR if again and os.isatty(2) else b"")
     os._exit(STATUS)
-
-
-def _leave() -> None:
-    """What a library does at the process's end may not end itself, once it was interrupted."""
-    late = threading.Timer(END_SECONDS, os._exit, [STATUS])
-    late.daemon = True
-    late.start()
 
 
 def _say(before: bytes = b"") -> None:
