@@ -6,6 +6,7 @@ The sizes asked for are of terabytes, which no machine that runs these tests has
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from oracle.data.images import DeviceImages
 from oracle.data.memory import check_fits, evaluated_together, free_bytes
 from oracle.data.sources import RawImages, load_raw
 from oracle.errors import DataError
+from oracle.execution.executors import Launch
 from oracle.experiment import Data
+from oracle.search.preflight import prepare
 
 CPU = torch.device("cpu")
 NUMBERS = r"[\d.]+ TB of memory are needed, .* has [\d.]+ [MGT]B free"
@@ -59,6 +62,17 @@ def test_copies_that_do_not_fit_on_the_device_are_refused(augment, needed):
     """A byte a pixel as stored; beside it four, twice, as they are normalised, or a byte in a padded image."""
     with pytest.raises(DataError, match=rf"5000 images of 3 x 16000 x 16000, kept ready: {needed}.*{WAY_OUT}"):
         DeviceImages(raw_images(5000, 3, 16_000, 16_000), validation=100, augment=augment, device=CPU)
+
+
+@pytest.mark.parametrize(("precision", "needed"), [("fp32", "13.4 TB"), ("fp64", "26.2 TB")])
+def test_a_network_that_does_not_fit_is_refused_before_it_is_made(tiny, monkeypatch, precision, needed):
+    """64 x 10^10 weights in its first layer: five copies of each, and a byte for its mask."""
+    images = SimpleNamespace(input_shape=(1, 100_000, 100_000), num_classes=10)
+    monkeypatch.setattr("oracle.search.preflight.load_images", lambda *_: images)
+    experiment = tiny("network.name=mlp-64x2", f"training.precision={precision}")
+    refusal = r"network mlp-64x2 for images of 1 x 100000 x 100000: 640,000,004,874 parameters, trained: "
+    with pytest.raises(DataError, match=rf"{refusal}{needed} of memory are needed.*a smaller data\.resolution"):
+        prepare(experiment, Launch(), folder=None)
 
 
 def test_a_training_batch_that_does_not_fit_is_refused(tiny):

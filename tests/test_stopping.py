@@ -117,6 +117,28 @@ def test_work_whose_interrupt_is_lost_is_told_all_the_same() -> None:
     assert process.returncode == 0  # it finished
 
 
+def test_a_signal_at_a_fork_is_not_lost() -> None:
+    process = python(
+        "import subprocess\n"
+        "with stopping.orderly():\n"
+        " os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        " subprocess.run(['true'], preexec_fn=lambda: None)\n"  # with one, Python code runs at the fork
+        " time.sleep(60)"
+    )
+    assert process.communicate(timeout=30) == ("", "stopped\n")
+    assert process.returncode == 130
+
+
+def test_a_forked_process_is_terminated_as_any_other() -> None:
+    process = python(
+        "import multiprocessing\n"
+        "with stopping.orderly():\n"
+        " child = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,))\n"
+        " child.start(); time.sleep(0.2); child.terminate(); child.join(); print(child.exitcode)"
+    )
+    assert process.communicate(timeout=30) == ("-15\n", "")
+
+
 def test_signals_that_were_ignored_stay_ignored() -> None:
     process = python(
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"

@@ -9,7 +9,6 @@ own restore repeats finished trials, so what is missing is decided from our reco
 import contextlib
 import io
 import logging
-import math
 import os
 import secrets
 import signal
@@ -48,7 +47,8 @@ LOST_WORKERS = 5  # times that one pack's worker may be lost before the search g
 REPORT_SECONDS = 1.0  # between two signs of life of a pack
 LONG_PACK_SECONDS = 30.0  # from here on a pack is a Tune trial of its own; shorter ones are dealt out, a share a slot
 SIGNAL_SECONDS = 0.02  # while Ray ends: until SIGTERM finds our handler again
-ENDING_SECONDS = 4.0  # for Ray to end once it was interrupted in that
+ENDING_SECONDS = 15.0  # for Ray to end, which it may not where its processes were stopped too; the guard kills the rest
+GUARD_SECONDS = 4.0  # the same, once somebody does not want to wait
 NODE_SECONDS = 60.0  # for every node to prove that it can write
 # The type of the frame that opens an HTTP/2 connection (RFC 9113, 3.4), which Ray's gRPC runs on.
 HTTP2_SETTINGS = b"\x04"
@@ -412,32 +412,14 @@ def _check_listens(address: str) -> None:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Keep our handlers while Ray starts, and let the first signal wait until it has.
-
-    What is raised at a fork is lost, and locks stay taken (logging's are, around each). Ray's own handlers of SIGTERM exit
-    without a word, or print a C++ stack. A second signal does not wait.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-
-    def wait(number: int, frame: Any) -> None:
-        came.append(number)
-        if len(came) > 1 and callable(handler := handlers[signal.Signals(number)]):
-            handler(number, frame)
-
-    utils = ray._private.utils
+    """Ray puts handlers of its own on SIGTERM: one exits without a word, one prints a C++ stack. Ours stays."""
+    utils, handler = ray._private.utils, signal.getsignal(signal.SIGTERM)
     rays, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
-    handlers = {number: signal.signal(number, wait) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         utils.set_sigterm_handler = rays
-        for number, handler in handlers.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-        if came:
-            signal.raise_signal(came[0])
+        _hear_sigterm(handler)
 
 
 def _end_connection() -> None:
@@ -457,9 +439,9 @@ def _end_connection() -> None:
 
     threading.Thread(target=end, daemon=True).start()
     try:
-        wait(math.inf)  # no join: in Python 3.11 an interrupted one takes its thread for ended
+        wait(ENDING_SECONDS)  # no join: in Python 3.11 an interrupted one takes its thread for ended
     finally:
-        wait(ENDING_SECONDS)  # its files are in use until then; where its own processes were stopped too it may not end
+        wait(GUARD_SECONDS)  # its files are in use until then
 
 
 def _hear_sigterm(handler: Any) -> None:

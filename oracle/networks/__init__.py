@@ -6,19 +6,21 @@ from numbers import Integral
 
 import torch
 from torch import nn
+from torchvision.models.vision_transformer import VisionTransformer
 
 from oracle.errors import NetworkError
 from oracle.networks.alexnet import alexnet
 from oracle.networks.densenet import densenet
+from oracle.networks.initialise import draw_kaiming
 from oracle.networks.mlp import mlp
 from oracle.networks.mobilenet import mobilenetv2
 from oracle.networks.resnet import resnet_bottleneck
 from oracle.networks.resnet_cifar import resnet_cifar
 from oracle.networks.vgg import vgg19
-from oracle.networks.vit import vit
+from oracle.networks.vit import draw_vit, vit
 
-# num_classes, (C, H, W), generator -> a network on the CPU, filled from the generator.
-Builder = Callable[[int, tuple[int, int, int], torch.Generator], nn.Module]
+# num_classes, (C, H, W) -> a network, whose numbers are drawn later (`build_network`).
+Builder = Callable[[int, tuple[int, int, int]], nn.Module]
 
 NETWORKS: Mapping[str, Builder] = {
     "fc-256x3": partial(mlp, (256, 256, 256)),
@@ -54,13 +56,7 @@ def build_network(
     >>> build_network("mlp-64x2", num_classes=10, input_shape=(1, 8, 8))(torch.zeros(5, 1, 8, 8)).shape
     torch.Size([5, 10])
     """
-    if name not in NETWORKS:
-        raise NetworkError(f"network {name!r} is not known; the known ones are {', '.join(sorted(NETWORKS))}")
-    if not isinstance(num_classes, Integral) or num_classes < 2:
-        raise NetworkError(f"network {name!r}: num_classes is {num_classes!r}, expected a whole number, at least 2")
-    counts = isinstance(input_shape, Sequence) and all(isinstance(n, Integral) and n >= 1 for n in input_shape)
-    if not counts or len(input_shape) != 3:
-        raise NetworkError(f"network {name!r}: input_shape is {input_shape!r}, expected (channels, height, width)")
+    network = outline_network(name, num_classes=num_classes, input_shape=input_shape)
     if generator is None:
         generator = torch.Generator().manual_seed(0)
     if generator.device.type != "cpu":
@@ -68,7 +64,31 @@ def build_network(
             f"network {name!r}: the generator is on {generator.device}, but networks are drawn on the CPU, "
             "so that every machine gets the same bits; move the network afterwards"
         )
+    network = network.to_empty(device="cpu")
+    if isinstance(network, VisionTransformer):
+        draw_vit(network, generator)
+    else:
+        draw_kaiming(network, generator)
+    return network
+
+
+def outline_network(name: str, *, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    """The network without its numbers, which takes no memory: on PyTorch's meta device, where nothing is drawn either.
+
+    Raises as `build_network` does.
+
+    >>> sum(each.numel() for each in outline_network("mlp-64x2", num_classes=10, input_shape=(1, 8, 8)).parameters())
+    8970
+    """
+    if name not in NETWORKS:
+        raise NetworkError(f"network {name!r} is not known; the known ones are {', '.join(sorted(NETWORKS))}")
+    if not isinstance(num_classes, Integral) or num_classes < 2:
+        raise NetworkError(f"network {name!r}: num_classes is {num_classes!r}, expected a whole number, at least 2")
+    counts = isinstance(input_shape, Sequence) and all(isinstance(n, Integral) and n >= 1 for n in input_shape)
+    if not counts or len(input_shape) != 3:
+        raise NetworkError(f"network {name!r}: input_shape is {input_shape!r}, expected (channels, height, width)")
     try:
-        return NETWORKS[name](num_classes, input_shape, generator)
+        with torch.device("meta"):
+            return NETWORKS[name](num_classes, input_shape)
     except NetworkError as misfit:
         raise NetworkError(f"network {name!r}: {misfit}") from None

@@ -1,10 +1,8 @@
 """AlexNet for small images: a 3x3 stem of stride 2 in place of the 11x11 one of stride 4."""
 
-import torch
 from torch import Tensor, nn
 
 from oracle.networks.fit import require_side
-from oracle.networks.initialise import kaiming
 
 
 class AlexNet(nn.Module):
@@ -35,11 +33,7 @@ class AlexNet(nn.Module):
         return self.classifier(self.pool(self.features(x)).flatten(1))  # type: ignore[no-any-return]  # Module.__call__
 
 
-def alexnet(
-    divide_width: int, num_classes: int, input_shape: tuple[int, int, int], generator: torch.Generator
-) -> nn.Module:
+def alexnet(divide_width: int, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
     """AlexNet as in torchvision but for the stem and dropout, its widths divided by `divide_width`."""
     require_side(input_shape, at_least=29)  # 29 -> 15 by the stem -> 7 -> 3 -> 1 by the max-pools
-    with torch.device("meta"):
-        network = AlexNet(input_shape[0], divide_width, num_classes)
-    return kaiming(network, generator)
+    return AlexNet(input_shape[0], divide_width, num_classes)

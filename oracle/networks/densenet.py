@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oracle.networks.fit import require_side
-from oracle.networks.initialise import kaiming
 
 
 class DenseLayer(nn.Module):
@@ -46,9 +45,7 @@ class DenseNet(nn.Module):
         return self.fc(self.features(x).mean((2, 3)))  # type: ignore[no-any-return]  # Module.__call__ is Any
 
 
-def densenet(depth: int, num_classes: int, input_shape: tuple[int, int, int], generator: torch.Generator) -> nn.Module:
+def densenet(depth: int, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
     """DenseNet of depth 3n + 4 with growth 12 (Huang et al. 2017)."""
     require_side(input_shape, at_least=4)
-    with torch.device("meta"):
-        network = DenseNet(input_shape[0], (depth - 4) // 3, growth=12, num_classes=num_classes)
-    return kaiming(network, generator)
+    return DenseNet(input_shape[0], (depth - 4) // 3, growth=12, num_classes=num_classes)

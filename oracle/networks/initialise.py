@@ -1,21 +1,16 @@
-"""Every number of a fresh network, drawn from one generator.
-
-Networks are built on the meta device, where PyTorch's own initialisation costs nothing and draws nothing, and are then
-filled. The global random numbers are never touched, and the same generator state gives the same bits.
-"""
+"""Every number of a fresh network, drawn from one generator."""
 
 import torch
 from torch import nn
 from torch.nn import init
 
 
-def kaiming(network: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Fill a network built on the meta device; return it on the CPU.
+def draw_kaiming(network: nn.Module, generator: torch.Generator) -> None:
+    """Fill a network, on the CPU.
 
     Weights of Conv2d and Linear: normal, mean 0, variance 2 / fan_in (He et al. 2015, eq. 10). Biases: 0. Batch norm:
     scale 1, shift 0, running mean 0 and variance 1. Drawn in registration order.
     """
-    network = network.to_empty(device="cpu")
     with torch.no_grad():
         for module in network.modules():
             match module:
@@ -27,4 +22,3 @@ def kaiming(network: nn.Module, generator: torch.Generator) -> nn.Module:
                     module.reset_parameters()  # constants only, its statistics included
                 case _:
                     assert not list(module.parameters(recurse=False)), f"no rule for {type(module).__name__}"
-    return network

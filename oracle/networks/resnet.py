@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from oracle.networks.fit import require_channels, require_side
-from oracle.networks.initialise import kaiming
 
 
 def resnet_bottleneck(
@@ -15,11 +13,9 @@ def resnet_bottleneck(
     inner_width: int,
     num_classes: int,
     input_shape: tuple[int, int, int],
-    generator: torch.Generator,
 ) -> nn.Module:
     """ResNet of bottleneck blocks (He et al. 2016), the inner convolutions of the first stage `inner_width` wide."""
     require_channels(input_shape, 3)
     require_side(input_shape, at_least=32)
-    with torch.device("meta"):
-        network = ResNet(Bottleneck, list(blocks), num_classes, width_per_group=inner_width)
-    return kaiming(network, generator)
+    network: nn.Module = ResNet(Bottleneck, list(blocks), num_classes, width_per_group=inner_width)
+    return network

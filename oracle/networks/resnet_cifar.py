@@ -1,11 +1,9 @@
 """ResNets for small images, of depth 6n + 2, with projection shortcuts."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oracle.networks.fit import require_side
-from oracle.networks.initialise import kaiming
 
 
 class Block(nn.Module):
@@ -49,11 +47,7 @@ class ResNet(nn.Module):
         return self.fc(self.blocks(x).mean((2, 3)))  # type: ignore[no-any-return]  # Module.__call__ is Any
 
 
-def resnet_cifar(
-    depth: int, num_classes: int, input_shape: tuple[int, int, int], generator: torch.Generator
-) -> nn.Module:
+def resnet_cifar(depth: int, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
     """ResNet of depth 6n + 2 for CIFAR (He et al. 2016, section 4.2), its shortcuts projections (option B)."""
     require_side(input_shape, at_least=4)
-    with torch.device("meta"):
-        network = ResNet(input_shape[0], (depth - 2) // 6, num_classes)
-    return kaiming(network, generator)
+    return ResNet(input_shape[0], (depth - 2) // 6, num_classes)

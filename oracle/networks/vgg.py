@@ -1,10 +1,8 @@
 """VGG-19 for small images: batch norm behind each convolution, one linear layer."""
 
-import torch
 from torch import Tensor, nn
 
 from oracle.networks.fit import require_side
-from oracle.networks.initialise import kaiming
 
 _STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # width, convolutions; a max-pool between stages
 
@@ -30,11 +28,7 @@ class VGG(nn.Module):
         return self.fc(self.features(x).mean((2, 3)))  # type: ignore[no-any-return]  # Module.__call__ is Any
 
 
-def vgg19(
-    divide_width: int, num_classes: int, input_shape: tuple[int, int, int], generator: torch.Generator
-) -> nn.Module:
+def vgg19(divide_width: int, num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
     """VGG-19 (Simonyan & Zisserman 2014) as it is used on CIFAR: widths 64 to 512, divided by `divide_width`."""
     require_side(input_shape, at_least=16)
-    with torch.device("meta"):
-        network = VGG(input_shape[0], divide_width, num_classes)
-    return kaiming(network, generator)
+    return VGG(input_shape[0], divide_width, num_classes)

@@ -18,7 +18,6 @@ def vit(
     width: int,
     num_classes: int,
     input_shape: tuple[int, int, int],
-    generator: torch.Generator,
 ) -> nn.Module:
     """ViT (Dosovitskiy et al. 2020), its MLPs 4 * width wide; images are square, their side a multiple of `patch`."""
     require_channels(input_shape, 3)
@@ -29,15 +28,12 @@ def vit(
             f"the images are {height}x{side}, but the network cuts square images into {patch}x{patch} patches; "
             f"resize them to {fits}x{fits}, say"
         )
-    with torch.device("meta"):
-        network: nn.Module = VisionTransformer(side, patch, layers, heads, width, 4 * width, num_classes=num_classes)
-    network.to_empty(device="cpu")
-    _initialise(network, generator)
+    network: nn.Module = VisionTransformer(side, patch, layers, heads, width, 4 * width, num_classes=num_classes)
     return network
 
 
-def _initialise(network: VisionTransformer, generator: torch.Generator) -> None:
-    """torchvision's own scheme, drawn from the generator: in particular the head starts at zero."""
+def draw_vit(network: VisionTransformer, generator: torch.Generator) -> None:
+    """Fill it by torchvision's own scheme, drawn from the generator: in particular the head starts at zero."""
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()  # biases, class token and head stay so

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from oracle.data import load_images, read_whole
@@ -21,7 +22,7 @@ from oracle.runs.tables import oracle_hash, oracle_rows
 from oracle.search.strategies import Strategy, first_round, named_by
 from oracle.storage import Folder, expanded
 from oracle.training.backends import Backend, choose_backend, default_device
-from oracle.training.checks import check_trainable
+from oracle.training.checks import check_network_fits, check_trainable
 from oracle.training.parents import first_parent, parent_network
 
 
@@ -53,7 +54,9 @@ def prepare(
     if folder is not None:
         check_folder(folder, experiment)
     raw = read_whole(experiment.data)
-    images = load_images(experiment, default_device(), raw)
+    device = default_device()
+    images = load_images(experiment, device, raw)
+    check_network_fits(experiment, images, torch.device(device))
     seed = experiment.seeds[0]
     with full_memory_named(
         f"network {experiment.network.name} for images of {' x '.join(map(str, images.input_shape))}",

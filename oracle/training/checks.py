@@ -1,14 +1,39 @@
 """What would fail in a training or a pruning, refused before anything is trained."""
 
+import torch
 from torch import nn
 
 from oracle.data.images import Images
+from oracle.data.memory import HOST, check_fits
 from oracle.errors import ExperimentError
 from oracle.experiment import Experiment
+from oracle.networks import outline_network
 from oracle.pruning import find_method, next_masks
 from oracle.training.schedules import learning_rates
 
+TRAINED_COPIES = 3  # of a network's numbers, while one candidate is trained: values, gradients and momenta
+KEPT_COPIES = 2  # beside them, on the CPU: the parent, and the network at its best epoch
+
 FEW_IMAGES = 2  # enough to see that gradient scores work
+
+
+def check_network_fits(experiment: Experiment, images: Images, device: torch.device) -> None:
+    """Refuse a network that no memory holds while one candidate is trained, before any of its numbers is made.
+
+    Raises DataError with the numbers, NetworkError as `build_network` does.
+    """
+    name, shape = experiment.network.name, images.input_shape
+    network = outline_network(name, num_classes=images.num_classes, input_shape=shape)
+    numbers = sum(parameter.numel() for parameter in network.parameters())
+    size = 8 if experiment.training.precision == "fp64" else 4
+    what = f"network {name} for images of {' x '.join(map(str, shape))}: {numbers:,} parameters, trained"
+    way_out = "a smaller data.resolution or another network takes less"
+    kept = numbers * (KEPT_COPIES * size + 1)  # a byte more for the mask
+    if device.type == "cpu":
+        check_fits(kept + numbers * TRAINED_COPIES * size, what, way_out)
+    else:
+        check_fits(kept, what, way_out, HOST)
+        check_fits(numbers * TRAINED_COPIES * size, what, way_out, device)
 
 
 def check_trainable(experiment: Experiment, images: Images, network: nn.Module) -> None:

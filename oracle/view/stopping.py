@@ -12,12 +12,15 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 STATUS = 130  # as shells give to what Ctrl-C ended
 LONG = {"search"}  # commands that go on where they were stopped
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 END_SECONDS = 10.0  # from the end of a command to that of its process, at most
+FORKS = {"_execute_child", "_launch"}  # where subprocess and multiprocessing fork
+FORK_SECONDS = 0.05  # until a signal that came meanwhile is tried again
 SHOW_CURSOR = b"\x1b[?25h\n"  # the live view hides it
 
 
@@ -76,7 +79,7 @@ def orderly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def telling(tell: Callable[[], None]) -> Iterator[None]:
-    """Have `tell` called at the first signal: where its exception is lost, as in what runs at a fork, work ends later."""
+    """Have `tell` called at the first signal: where a library loses the exception, work ends a little later."""
     _State.tell = tell
     try:
         yield
@@ -98,7 +101,13 @@ def _raising(raises: bool) -> Iterator[None]:
         _State.raises = before
 
 
-def _hear(number: int, frame: object) -> None:
+def _hear(number: int, frame: FrameType | None) -> None:
+    if _State.raises and not _State.asked and _is_forking(frame):
+        main = threading.main_thread().ident
+        later = threading.Timer(FORK_SECONDS, signal.pthread_kill, [main, number])
+        later.daemon = True
+        later.start()
+        return
     again, _State.asked = _State.asked, True
     if _State.raises and not again:
         if _State.tell is not None:
@@ -106,6 +115,25 @@ def _hear(number: int, frame: object) -> None:
         raise KeyboardInterrupt
     _say(SHOW_CURSOR if again and os.isatty(2) else b"")
     os._exit(STATUS)
+
+
+def _let_go() -> None:
+    """In a process that was forked: signals are for the one that forked it."""
+    for number in SIGNALS:
+        if signal.getsignal(number) == _hear:
+            signal.signal(number, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+def _is_forking(frame: FrameType | None) -> bool:
+    """Whether a process is being started: what is raised by Python code that runs at a fork is lost, locks stay held."""
+    while frame is not None:
+        if frame.f_code.co_name in FORKS:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _say(before: bytes = b"") -> None:
