@@ -293,16 +293,19 @@ def _where(found: "Plan") -> str:
 
 
 def _show(out: str, as_json: bool, notes: list[str]) -> None:
-    from oracle.runs.records import read_experiment, read_oracle, read_trials
+    from oracle.runs.records import read_experiment, read_trials
+    from oracle.search.how_sure import with_estimates
     from oracle.storage import Folder
     from oracle.view.plots import draw
     from oracle.view.terminal import cycle_table
+    from oracle.view.words import how_sure
 
     folder = Folder(out)
-    table, trials = read_oracle(folder), read_trials(folder)
+    (table, candidates), trials = with_estimates(folder), read_trials(folder)
     if as_json:
         metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
-        print(json.dumps({"metadata": metadata, "rows": table.to_pylist()}, indent=2))
+        found = {"metadata": metadata, "rows": table.to_pylist(), "p_within": candidates.to_pylist()}
+        print(json.dumps(found, indent=2))
         return
     console = _console()
     if table.num_rows == 0:
@@ -311,13 +314,18 @@ def _show(out: str, as_json: bool, notes: list[str]) -> None:
             f"no cycle is finished yet; {done} trial{'s' * (done != 1)} of the first {'are' if done != 1 else 'is'}"
         )
         return
-    console.print(cycle_table(table.to_pylist()))
-    if any(row["lo_on_edge"] or row["hi_on_edge"] for row in table.to_pylist()):
+    experiment, rows = read_experiment(folder), table.to_pylist()
+    console.print(cycle_table(rows, width=console.width if console.is_terminal else None))
+    if any(row[name] for row in rows for name in ("lo_on_edge", "hi_on_edge", "lo_open", "hi_open")):
         console.print("* on the edge of the grid: may reach further")
+    for row in rows:
+        said = how_sure(row, tolerance=experiment.tolerance)
+        if said is not None:
+            console.print(said)
     for note in notes:
         console.print(note)
     console.print(f"table    {folder / 'oracle.parquet'}")
-    picture = draw(trials, table, title=read_experiment(folder).name)
+    picture = draw(trials, table, title=experiment.name)
     try:
         folder.write_if_changed("oracle.png", picture)
     except FolderError as error:  # a run of someone else's may be looked at all the same

@@ -13,7 +13,7 @@ import pyarrow as pa
 from oracle.chain import run_oracle
 from oracle.experiment import Experiment, load_experiment
 from oracle.intervals import find_interval
-from oracle.search.strategies import every, lacking, of_cycle
+from oracle.search.strategies import every, of_cycle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,18 +27,15 @@ class DropDiverged:
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def next_trials(self, cycle: int, rows: pa.Table) -> Sequence[tuple[float, int]]:
-        return lacking(cycle, rows, self._next_round)
-
-    def choose(self, cycle: int, rows: pa.Table) -> dict[str, Any]:
-        return find_interval(of_cycle(rows, cycle), tolerance=self.tolerance)
-
-    def _next_round(self, cycle: int, rows: pa.Table) -> Sequence[tuple[float, int]]:
         own = of_cycle(rows, cycle).to_pylist()
         if not own:
             return every(self.candidates, self.seeds[:1])
         if {row["seed"] for row in own} == set(self.seeds):
             return ()
         return every([row["max_lr"] for row in own if row["outcome"] == "finished"], self.seeds[1:])
+
+    def choose(self, cycle: int, rows: pa.Table) -> dict[str, Any]:
+        return find_interval(of_cycle(rows, cycle), tolerance=self.tolerance)
 
 
 def dropping(experiment: Experiment, **more: Any) -> DropDiverged:

@@ -29,9 +29,10 @@ from oracle.runs.decisions import Decision, Pair
 from oracle.runs.records import attempts
 from oracle.runs.tables import TRIALS
 from oracle.search.estimate import plan
-from oracle.search.progress import cycle_progress
+from oracle.search.progress import CycleProgress, cycle_progress
 from oracle.search.strategies import (
     STRATEGIES,
+    Adaptive,
     FixedPeaks,
     GridSearch,
     Strategy,
@@ -47,10 +48,14 @@ Tiny = Callable[..., Experiment]
 SEEDS = (4, 7, 9)
 COARSE = MaxLrGrid(spacing="explicit", values=(0.1, 0.2, 0.4))
 GROWING = MaxLrGrid(low=0.01, high=1.0, points=5, spacing="log", extend=True, max_extra=7)
+FINE = MaxLrGrid(low=0.01, high=1.0, points=12, spacing="log")
 # Every strategy: what holds of one must hold of all, newcomers too.
 ALL: Mapping[str, Strategy] = {
     "grid": GridSearch(grid=COARSE, seeds=SEEDS, tolerance=0.005),
     "growing grid": GridSearch(grid=GROWING, seeds=SEEDS, tolerance=0.1),
+    "adaptive": Adaptive(grid=FINE, seeds=SEEDS, tolerance=0.005, num_validation=1000),
+    "adaptive, few": Adaptive(grid=COARSE, seeds=SEEDS, tolerance=0.005, num_validation=1000, rounds=3),
+    "adaptive, growing": Adaptive(grid=GROWING, seeds=SEEDS, tolerance=0.05, num_validation=1000, spacing=2),
     "peaks": FixedPeaks(peaks=(0.1, 0.2), seeds=SEEDS, tolerance=0.005),
     "of one's own": DropDiverged(candidates=(0.1, 0.5, 3.0), seeds=SEEDS, tolerance=0.005),
 }
@@ -77,45 +82,59 @@ def rows_of(pairs: Sequence[Pair], cycle: int, best: float) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=TRIALS)
 
 
+def progress_of(
+    strategy: Strategy, trials: pa.Table, decision: Decision, *, cycle: int = 0, earlier: pa.Table | None = None
+) -> CycleProgress:
+    before = TRIALS.empty_table() if earlier is None else earlier
+    return cycle_progress(strategy, cycle, decision, seeds=SEEDS, earlier=before, trials=trials)
+
+
+NOTHING = Decision(basis={"seeds": list(SEEDS)})
+
+
 @pytest.mark.parametrize("name", ALL)
 @settings(deadline=None, max_examples=40)
 @given(data=st.data())
 def test_what_a_round_lacks_is_the_round_without_what_is_there(name: str, data: st.DataObject) -> None:
     strategy, cycle = ALL[name], data.draw(st.integers(0, 1))
     best = data.draw(st.sampled_from([0.1, 0.3, 0.9, 1.1]))
-    before = rows_of([(0.1, seed) for seed in SEEDS], 0, best) if cycle else TRIALS.empty_table()
-    for _ in range(9):
-        asked = list(strategy.next_trials(cycle, before))
+    earlier = rows_of([(0.1, seed) for seed in SEEDS], 0, best) if cycle else TRIALS.empty_table()
+    trials, decision = TRIALS.empty_table(), NOTHING
+    for _ in range(20):
+        progress = progress_of(strategy, trials, decision, cycle=cycle, earlier=earlier)
+        asked, decision = list(progress.lacking), progress.decision
         if not asked:
             break
         assert len(set(asked)) == len(asked)
         there = data.draw(st.sets(st.sampled_from(asked), max_size=len(asked) - 1))  # all of it: the next round
-        order = data.draw(st.permutations(sorted(there)))
-        part = pa.concat_tables([before, rows_of(order, cycle, best)])
-        assert list(strategy.next_trials(cycle, part)) == [pair for pair in asked if pair not in there]
-        before = pa.concat_tables([before, rows_of(asked, cycle, best)])
+        part = pa.concat_tables([trials, rows_of(data.draw(st.permutations(sorted(there))), cycle, best)])
+        now = progress_of(strategy, part, decision, cycle=cycle, earlier=earlier)
+        assert list(now.lacking) == [pair for pair in asked if pair not in there]
+        assert now.decision == decision
+        trials = pa.concat_tables([trials, rows_of(data.draw(st.permutations(asked)), cycle, best)])
     else:
         pytest.fail("asks for ever")
-    row = strategy.choose(cycle, before)
-    assert row["cycle"] == cycle
-    assert all((row["max_lr"], seed) in pairs_of(before) for seed in SEEDS)
+    assert progress.row is not None
+    assert progress.row["cycle"] == cycle
+    assert all((progress.row["max_lr"], seed) in pairs_of(trials) for seed in SEEDS)
 
 
 def test_a_grid_that_may_grow_asks_in_rounds_until_both_ends_are_inside() -> None:
-    strategy, rounds, rows = ALL["growing grid"], [], TRIALS.empty_table()
-    while asked := strategy.next_trials(0, rows):
-        rounds.append({max_lr for max_lr, _ in asked})
-        rows = pa.concat_tables([rows, rows_of(asked, 0, best=0.01)])
+    trials, progress = TRIALS.empty_table(), progress_of(ALL["growing grid"], TRIALS.empty_table(), NOTHING)
+    while progress.lacking:
+        trials = pa.concat_tables([trials, rows_of(progress.lacking, 0, best=0.01)])
+        progress = progress_of(ALL["growing grid"], trials, progress.decision)
+    rounds = [{max_lr for max_lr, _ in pairs} for pairs in progress.decision.rounds]
     assert rounds[0] == set(GROWING.candidates())
     assert len(rounds) == 8  # a candidate a round, as an eighth of five is none: max_extra of them
     assert all(max(later) < 0.01 for later in rounds[1:])
 
 
 def test_rows_that_were_not_asked_for_take_no_part() -> None:
-    strategy = ALL["grid"]
     own = rows_of([(max_lr, seed) for max_lr in COARSE.candidates() for seed in SEEDS], 0, best=0.2)
     foreign = rows_of([(0.3, 4), (0.2, 99)], 0, best=0.2)
-    assert strategy.choose(0, pa.concat_tables([own, foreign])) == strategy.choose(0, own)
+    alone, beside = (progress_of(ALL["grid"], trials, NOTHING) for trials in (own, pa.concat_tables([own, foreign])))
+    assert beside.row == alone.row is not None
 
 
 def test_a_strategy_is_shown_complete_rounds_alone() -> None:
@@ -132,9 +151,7 @@ def test_a_strategy_is_shown_complete_rounds_alone() -> None:
 
     watched = Watched(candidates=(0.1, 0.5, 3.0), seeds=SEEDS, tolerance=0.005)
     trials = rows_of([*first, *second[::2]], 0, 0.5)
-    now = cycle_progress(
-        watched, 0, Decision(basis={"seeds": list(SEEDS)}), seeds=SEEDS, earlier=TRIALS.empty_table(), trials=trials
-    )
+    now = progress_of(watched, trials, NOTHING)
     assert shown == [set(), set(first)]
     assert now.lacking == tuple(second[1::2])
     assert now.row is None

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from oracle.errors import ExperimentError, FolderError
 from oracle.experiment import dialect
 from oracle.experiment.dialect import cut
-from oracle.experiment.schema import NAME, SHA256, Experiment
+from oracle.experiment.schema import NAME, SHA256, AdaptiveSearch, Experiment, Search
 
 MOST_TOLD = 1000  # characters of a message, after which the other faults are only counted
 MOST_LINE = 400  # characters of one fault
@@ -98,7 +98,7 @@ _SELECTORS: Mapping[str, str] = {
 }
 _CHOICES: Mapping[str, Mapping[str, type[BaseModel]]] = {
     key: _by_choice(selector, Experiment.model_fields[key].annotation) for key, selector in _SELECTORS.items()
-}
+} | {"search": {"adaptive": AdaptiveSearch, "other": Search}}
 # Those that are one model, and the experiment itself.
 _MODELS: Mapping[str, type[BaseModel]] = {"": Experiment} | {
     key: field.annotation
@@ -162,7 +162,7 @@ def _explain(detail: Any, fields: Mapping[str, Any]) -> str:
 
 def _allowed_keys(parents: list[str], fields: Mapping[str, Any], wrong: str) -> str:
     parent = ".".join(parents)
-    model = _MODELS.get(parent) or _CHOICES[parent][fields[parent][_SELECTORS[parent]]]
+    model = _MODELS.get(parent) or _CHOICES[parent][fields[parent][_SELECTORS.get(parent, "strategy")]]
     known = list(model.model_fields)
     return f"{_nearest(wrong, known)}allowed: {', '.join(known)}"
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from oracle.errors import ExperimentError
 from oracle.experiment import dialect
@@ -26,6 +26,8 @@ MOST_IMAGES = 10**9
 MOST_EPOCHS = 100_000
 MOST_SEEDS = 10_000
 MOST_DROPS = 1_000
+MOST_SPACING = 10_000
+MOST_ROUNDS = 100
 LEAST_FLOAT, MOST_FLOAT = 1e-30, 1e30
 Images = Annotated[int, Field(gt=0, le=MOST_IMAGES)]
 Epochs = Annotated[float, Field(ge=0, le=MOST_EPOCHS)]
@@ -226,6 +228,31 @@ class Search(_Model):
         return self.model_dump(exclude={"strategy"})
 
 
+class AdaptiveSearch(_Model):
+    """The strategy adaptive: few candidates, the accuracy curve between them, and more where they decide something."""
+
+    strategy: Literal["adaptive"]
+    spacing: Annotated[int, Field(ge=1, le=MOST_SPACING)] = 3  # candidates from one that is tried first to the next
+    rounds: Annotated[int, Field(ge=1, le=MOST_ROUNDS)] = 2  # of a cycle, at most
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95  # of sure and possible ends
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the strategy is told beside its name."""
+        return self.model_dump(exclude={"strategy"})
+
+
+def _search_tag(search: Any) -> str:
+    strategy = search.get("strategy") if isinstance(search, Mapping) else getattr(search, "strategy", None)
+    return "adaptive" if strategy == "adaptive" else "other"
+
+
+# A strategy with parameters of its own that are checked here, or any other.
+AnySearch = Annotated[
+    Annotated[AdaptiveSearch, Tag("adaptive")] | Annotated[Search, Tag("other")], Discriminator(_search_tag)
+]
+
+
 def _shown(value: object) -> str:
     try:
         return cut(repr(value))
@@ -253,7 +280,7 @@ class Experiment(_Model):
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1, max_length=MOST_SEEDS)]
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.005  # fraction of accuracy: half a point
     diagnostics: bool = False
-    search: Search = Search()
+    search: AnySearch = Search()
     peaks: tuple[Rate, ...] | None = None  # max_lr of each cycle, or one for all, in place of the grid
 
     @field_validator("peaks", mode="before")
@@ -281,6 +308,10 @@ class Experiment(_Model):
         if isinstance(self.schedule, Cyclical) and self.schedule.low and self.grid.extend:
             raise ValueError(
                 f"grid.extend may try a max_lr below schedule.low = {self.schedule.low:g}: set one of them to its default"
+            )
+        if self.peaks is not None and isinstance(self.search, AdaptiveSearch):
+            raise ValueError(
+                "peaks: fixes the max_lr of every cycle, and search.strategy adaptive searches: leave one out"
             )
         cycles = self.pruning.cycles + 1
         if self.peaks is not None and len(self.peaks) not in {1, cycles}:

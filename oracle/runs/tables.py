@@ -1,5 +1,6 @@
 """The tables of a run: their columns, units and bytes; and oracle.parquet, one row a cycle, rewritten after each."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -21,6 +22,10 @@ UNITS = {
     "weights_remaining": "fraction of prunable weights, before training",
     "val_accuracy": "fraction of validation images",
     "test_accuracy": "fraction of test images, at the best validation epoch",
+    "val_accuracy_curve": "fraction of validation images, expected of more seeds",
+    "curve": "fraction of validation images, expected of more seeds",
+    "seed_se_lo": "fraction of validation images, as are all se",
+    "p_within": "probability",
     "val_loss": "nats an image",
     "seconds": "wall seconds; a trial's share of its pack",
 }
@@ -64,6 +69,35 @@ ORACLE = pa.schema(
         pa.field("test_accuracy_std", pa.float64()),
         pa.field("seconds", pa.float64()),
         pa.field("num_incomplete", pa.int64()),  # candidates that lack a seed; written only where there are any
+        # What `oracle.search.certainty.estimate_interval` says: null where it was not asked (one rate, versions before).
+        pa.field("curve_max_lr", pa.float64()),
+        pa.field("curve_lo", pa.float64()),
+        pa.field("curve_hi", pa.float64()),
+        pa.field("lo_possible", pa.float64()),
+        pa.field("lo_sure", pa.float64()),  # null where nothing is sure, and so is hi_sure
+        pa.field("hi_sure", pa.float64()),
+        pa.field("hi_possible", pa.float64()),
+        pa.field("lo_open", pa.bool_()),
+        pa.field("hi_open", pa.bool_()),
+        pa.field("p_optimum_within", pa.float64()),
+        pa.field("val_accuracy_curve", pa.float64()),
+        pa.field("val_accuracy_curve_std", pa.float64()),
+        pa.field("seed_se_lo", pa.float64()),
+        pa.field("image_se_lo", pa.float64()),
+        pa.field("seed_se_hi", pa.float64()),
+        pa.field("image_se_hi", pa.float64()),
+        pa.field("evidence", pa.string()),  # assumed | low | measured
+    ]
+)
+ESTIMATED = tuple(ORACLE.names[ORACLE.get_field_index("curve_max_lr") :])  # they decide nothing of a grid search
+
+P_WITHIN = pa.schema(
+    [
+        pa.field("cycle", pa.int64(), nullable=False),
+        pa.field("max_lr", pa.float64(), nullable=False),  # a candidate, tried or not
+        pa.field("p_within", pa.float64(), nullable=False),  # the probability that it is in the cycle's interval
+        pa.field("curve", pa.float64(), nullable=False),
+        pa.field("curve_std", pa.float64(), nullable=False),
     ]
 )
 Row = dict[str, Any]  # one of oracle.parquet, as plain values
@@ -83,6 +117,20 @@ def oracle_rows(folder: Folder) -> list[Row]:
             f"{folder / 'oracle.parquet'}: {what}; run the same search again: it is made anew from the trials"
         )
     return [row | {name: row[name] or 0 for name in SILENT_AT_0} for row in table.to_pylist()]
+
+
+def p_within_rows(folder: Folder) -> list[Row]:
+    """The rows of p_within.parquet; none where it is missing or damaged: it can be made anew from the trials."""
+    content, table = folder.read("p_within.parquet"), None
+    with contextlib.suppress(FolderError):
+        table = None if content is None else from_parquet(content, P_WITHIN, where=folder / "p_within.parquet")
+    return [] if table is None else table.to_pylist()
+
+
+def write_p_within(folder: Folder, experiment: Experiment, rows: Sequence[Row]) -> None:
+    """Rewrite p_within.parquet."""
+    table = pa.Table.from_pylist(list(rows), schema=P_WITHIN.with_metadata(_describe(experiment)))
+    folder.write_if_changed("p_within.parquet", to_parquet(table))
 
 
 def oracle_hash(folder: Folder) -> str | None:

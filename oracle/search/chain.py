@@ -36,9 +36,20 @@ from oracle.runs.networks import (
     write_parent,
     write_winner,
 )
-from oracle.runs.tables import TRIALS, Row, oracle_hash, oracle_rows, write_oracle
+from oracle.runs.tables import (
+    ESTIMATED,
+    TRIALS,
+    Row,
+    oracle_hash,
+    oracle_row,
+    oracle_rows,
+    p_within_rows,
+    write_oracle,
+    write_p_within,
+)
+from oracle.search.how_sure import reading_of
 from oracle.search.progress import CycleProgress, cycle_progress
-from oracle.search.strategies import GridSearch, Strategy
+from oracle.search.strategies import Adaptive, GridSearch, Strategy
 from oracle.search.winners import lost_winners, pack_of
 from oracle.storage import Folder
 from oracle.training.parents import Parent, Winner, first_parent, next_parent
@@ -171,11 +182,23 @@ class Chain:
         """Put the row into oracle.parquet. What followed from another optimum is no longer true, and goes."""
         row = progress.row
         assert row is not None
+        row = self._estimate(store.cycle, progress) | {name: value for name, value in row.items() if value is not None}
+        row = oracle_row(row)
         commits.look().merge()
         known = self._rows[store.cycle] if store.cycle < len(self._rows) else None
         later = self._rows[store.cycle + 1 :] if known is not None and known["max_lr"] == row["max_lr"] else []
         self._rows = [*self._rows[: store.cycle], row, *later]
         write_oracle(self._folder, self._experiment, self._rows)
+
+    def _estimate(self, cycle: int, progress: CycleProgress) -> Row:
+        """How sure the row is, for oracle.parquet; p_within.parquet is rewritten. Nothing where one rate was tried."""
+        trials = pa.concat_tables([*(earlier.trials for earlier in self._passed), progress.trials])
+        found = reading_of(self._experiment, cycle, trials)
+        before = [row for row in p_within_rows(self._folder) if row["cycle"] < cycle]
+        if found is None:
+            return {}
+        write_p_within(self._folder, self._experiment, [*before, *found.by_candidate(cycle)])
+        return found.columns()
 
     def _pass(self, store: CycleStore, progress: CycleProgress) -> None:
         """Go on to the next cycle."""
@@ -184,8 +207,9 @@ class Chain:
             store.write_decision(progress.decision)
         store.clean()
         self._passed.append(progress)
-        self._tell(CycleFinished(row=progress.row))
-        self._say_edges(progress.row)
+        row = self._rows[store.cycle]
+        self._tell(CycleFinished(row=row))
+        self._say_edges(row)
 
     def _make_parent(self, store: CycleStore, seed: int) -> Parent:
         """A seed's parent: fresh at cycle 0, then pruned from the winner of the cycle before, and rewound."""
@@ -231,7 +255,8 @@ class Chain:
         """Whether nothing of a cycle is missing: its row in oracle.parquet, its winners, its diagnostics."""
         if progress.row is None or store.cycle >= len(self._rows):
             return False
-        if progress.row | {"seconds": None} != self._rows[store.cycle] | {"seconds": None}:
+        free = dict.fromkeys((*ESTIMATED, "seconds"))  # what may differ in a row that is known
+        if progress.row | free != self._rows[store.cycle] | free:
             return False
         return self._winners_are_there(store, progress) and not self._undiagnosed(store, progress)
 
@@ -351,7 +376,7 @@ class Chain:
             return
         optima = [name for name, end in edges if row["max_lr"] == row[end]]
         what, ends = ("the optimum lies", optima) if optima else ("the interval ends", [name for name, _ in edges])
-        if not isinstance(self._strategy, GridSearch):
+        if not isinstance(self._strategy, GridSearch | Adaptive):
             where, way_out = f"the {' and '.join(ends)} edge of what was tried", ""
         elif self._experiment.grid.extend:
             where = f"the grid's {' and '.join(ends)} edge"

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from oracle.errors import DivergedError, TableError
-
-REQUIRED = ("cycle", "seed", "max_lr", "outcome", "val_accuracy", "val_loss")
+from oracle.search.trial_columns import trial_columns, trials_by_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +52,12 @@ def find_interval(trials: Any, *, tolerance: float) -> dict[str, Any]:
         raise TableError(
             f"tolerance must be a fraction of accuracy in (0, 1), as 0.005 for half a point, found {tolerance}"
         )
-    columns = _columns(trials)
+    columns = trial_columns(trials)
     cycle = _one_cycle(columns)
-    candidates, seeds, num_incomplete = _candidates(columns)
-    num_seeds = len(seeds)
+    candidates, seeds, _ = _candidates(columns)
     best = _best(candidates, cycle)
     # Inclusive and exact: sums over seeds against seeds x tolerance.
-    floor = candidates[best].correct - num_seeds * _exact(tolerance)
+    floor = candidates[best].correct - len(seeds) * _exact(tolerance)
     within = [not candidate.diverged and candidate.correct >= floor for candidate in candidates]
     first, last = best, best
     while first > 0 and within[first - 1]:
@@ -68,9 +66,7 @@ def find_interval(trials: Any, *, tolerance: float) -> dict[str, Any]:
         last += 1
     last_candidate = len(candidates) - 1
     return {
-        "cycle": cycle,
-        "num_candidates": len(candidates),
-        "num_seeds": num_seeds,
+        **_of_all(columns),
         "max_lr": candidates[best].max_lr,
         "lo": candidates[first].max_lr,
         "hi": candidates[last].max_lr,
@@ -78,28 +74,41 @@ def find_interval(trials: Any, *, tolerance: float) -> dict[str, Any]:
         "hi_on_edge": last == last_candidate,
         "optimum_on_edge": best in (0, last_candidate),
         "holes": _holes(within, first, last),
-        "num_diverged": sum(outcome == "diverged" for outcome in columns["outcome"]),
-        "num_incomplete": num_incomplete,
         **_at_optimum(columns, candidates[best].max_lr),
     }
 
 
-def _columns(trials: Any) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]]
-    if hasattr(trials, "to_pydict"):  # pyarrow
-        columns = trials.to_pydict()
-    elif hasattr(trials, "to_dict"):  # pandas
-        columns = trials.to_dict("list")
-    elif isinstance(trials, Mapping):
-        columns = {name: list(values) for name, values in trials.items()}
-    else:
-        rows: Sequence[Mapping[str, Any]] = list(trials)
-        names = dict.fromkeys(name for row in rows for name in row)
-        columns = {name: [row.get(name) for row in rows] for name in names}
-    missing = [name for name in REQUIRED if name not in columns]
-    if missing:
-        raise TableError(f"trials lack the column {', '.join(missing)}; expected {', '.join(REQUIRED)}")
-    return columns
+def describe_choice(trials: Any, *, max_lr: float, lo: float, hi: float, edges: tuple[float, float]) -> dict[str, Any]:
+    """The columns of oracle.parquet for an optimum and an interval that were found otherwise; holes has no meaning there.
+
+    `trials`: of one cycle, as for `find_interval`. `edges`: the least and the largest candidate.
+    """
+    columns = trial_columns(trials)
+    return {
+        **_of_all(columns),
+        "max_lr": max_lr,
+        "lo": lo,
+        "hi": hi,
+        "lo_on_edge": lo == edges[0],
+        "hi_on_edge": hi == edges[1],
+        "optimum_on_edge": max_lr in edges,
+        "holes": None,
+        **_at_optimum(columns, max_lr),
+    }
+
+
+def _of_all(columns: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """What a row says of all of its cycle's trials."""
+    cycle = _one_cycle(columns)
+    candidates, seeds, num_incomplete = _candidates(columns)
+    return {
+        "cycle": cycle,
+        "num_candidates": len(candidates),
+        "num_seeds": len(seeds),
+        "num_diverged": sum(outcome == "diverged" for outcome in columns["outcome"]),
+        "num_incomplete": num_incomplete,
+        "seconds": _total(columns["seconds"]) if "seconds" in columns else None,
+    }
 
 
 def _one_cycle(columns: Mapping[str, list[Any]]) -> int:
@@ -115,7 +124,7 @@ def _exact(value: float) -> Fraction:
 
 def _candidates(columns: Mapping[str, list[Any]]) -> tuple[list[_Candidate], list[int], int]:
     """The candidates that have all seeds, ascending; the seeds; and how many candidates lack one."""
-    by_rate = _trials_by_rate(columns)
+    by_rate = trials_by_rate(columns)
     seeds = sorted({seed for trials in by_rate.values() for seed in trials})
     candidates = []
     for max_lr, trials in sorted(by_rate.items()):
@@ -130,24 +139,6 @@ def _candidates(columns: Mapping[str, list[Any]]) -> tuple[list[_Candidate], lis
         found = "; ".join(f"max_lr {max_lr:g} has {sorted(trials)}" for max_lr, trials in list(by_rate.items())[:3])
         raise TableError(f"no candidate has all seeds {seeds}, so none can be compared: {found}")
     return candidates, seeds, len(by_rate) - len(candidates)
-
-
-def _trials_by_rate(columns: Mapping[str, list[Any]]) -> dict[float, dict[int, tuple[str, float, float]]]:
-    """Outcome, validation accuracy and loss by max_lr and seed. TableError where one of them cannot be."""
-    rows = zip(*(columns[name] for name in REQUIRED[1:]), strict=True)
-    by_rate: dict[float, dict[int, tuple[str, float, float]]] = {}
-    for seed, max_lr, outcome, accuracy, loss in rows:
-        seeds = by_rate.setdefault(float(max_lr), {})
-        if seed in seeds:
-            raise TableError(f"max_lr {max_lr:g}: seed {seed} is there twice")
-        if outcome not in ("finished", "diverged"):
-            raise TableError(f"max_lr {max_lr:g}, seed {seed}: outcome must be finished or diverged, found {outcome!r}")
-        if outcome == "finished" and not (accuracy is not None and 0 <= accuracy <= 1):
-            raise TableError(f"max_lr {max_lr:g}, seed {seed}: val_accuracy must be in [0, 1], found {accuracy}")
-        if outcome == "finished" and not (loss is not None and math.isfinite(loss)):
-            raise TableError(f"max_lr {max_lr:g}, seed {seed}: val_loss must be a number, found {loss}")
-        seeds[seed] = (outcome, accuracy, loss)
-    return by_rate
 
 
 def _best(candidates: Sequence[_Candidate], cycle: int) -> int:
@@ -167,7 +158,7 @@ def _holes(within: Sequence[bool], first: int, last: int) -> int:
 
 
 def _at_optimum(columns: Mapping[str, list[Any]], max_lr: float) -> dict[str, float | None]:
-    """Means and standard deviations over the optimum's seeds; the cycle's seconds."""
+    """Means and standard deviations over the optimum's seeds."""
     seed_order = np.argsort(columns["seed"], kind="stable")
     rows = [index for index in seed_order if columns["max_lr"][index] == max_lr]
 
@@ -188,7 +179,6 @@ def _at_optimum(columns: Mapping[str, list[Any]], max_lr: float) -> dict[str, fl
         "val_loss": mean("val_loss"),
         "test_accuracy": mean("test_accuracy"),
         "test_accuracy_std": std("test_accuracy"),
-        "seconds": _total(columns["seconds"]) if "seconds" in columns else None,
     }
 
 

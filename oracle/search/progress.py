@@ -10,7 +10,7 @@ from oracle.errors import ExperimentError
 from oracle.runs.cycle import only, pairs_of
 from oracle.runs.decisions import Decision, Pair
 from oracle.runs.tables import Row, oracle_row
-from oracle.search.strategies import Strategy, asked_by, without
+from oracle.search.strategies import ROUND, Strategy, asked_by, without
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ def cycle_progress(
         lacking = without(decision.trials, there)
         if lacking or decision.row is not None:
             return CycleProgress(decision=decision, lacking=lacking, trials=own)
-        rows = pa.concat_tables([earlier, own])
+        rows = pa.concat_tables([earlier, _with_rounds(own, decision)], promote_options="default")
         pairs = asked_by(strategy, cycle, rows)
         if pairs:
             _check_round(strategy, cycle, decision, pairs, seeds)
@@ -65,6 +65,11 @@ def cycle_progress(
             decision = decision.with_row(committed)
         else:
             decision = decision.with_row(_chosen(strategy, cycle, rows, seeds, there))
+
+
+def _with_rounds(own: pa.Table, decision: Decision) -> pa.Table:
+    number = {pair: index for index, pairs in enumerate(decision.rounds) for pair in pairs}
+    return own.append_column(ROUND, pa.array([number[pair] for pair in pairs_of(own)], type=ROUND.type))
 
 
 def _check_round(

@@ -1,12 +1,13 @@
 """What to train next, and what to choose: the one place that knows which candidates and seeds a cycle is made of.
 
-A strategy asks in rounds. A round is decided from complete earlier rounds only, never from a part of itself, so a search
-that is killed and goes on asks for the same trials in whatever order they finish.
+A strategy asks in rounds. It is shown complete rounds only, and what it asks for is written before it is trained: a search
+that is killed and goes on finishes the same rounds, in whatever order their trials finish.
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Protocol
 
 import pyarrow as pa
@@ -14,19 +15,20 @@ import pyarrow.compute as pc
 
 from oracle.errors import ExperimentError
 from oracle.experiment import Experiment, Search, experiment_from_yaml
-from oracle.runs.cycle import only, pairs_of
 from oracle.runs.decisions import Pair
 from oracle.runs.tables import TRIALS, Row
-from oracle.search.intervals import find_interval
+from oracle.search.certainty import CurveReading, read_curve
+from oracle.search.intervals import describe_choice, find_interval
 from search_spaces.grids import LEAST_RATE, MOST_RATE, MaxLrGrid
 
-NextRound = Callable[[int, pa.Table], Sequence[Pair]]
+ROUND = pa.field("round", pa.int64())  # in which a trial was asked for, from 0; null in earlier cycles
 
 
 class Strategy(Protocol):
     """Decides from rows alone, and the same from the same: give it what it needs when it is made, and freeze it.
 
-    `rows`: all trials of cycles 0 to `cycle` along the chain, one row each, with the columns of `tables.TRIALS`.
+    `rows`: all trials of cycles 0 to `cycle` along the chain that were asked for, one row each, with the columns of
+    `tables.TRIALS` and `ROUND`; those of `cycle` in complete rounds.
     """
 
     @property
@@ -38,12 +40,7 @@ class Strategy(Protocol):
         """Plain values that decide what it asks for, beside what the experiment holds (grid, seeds, tolerance)."""
 
     def next_trials(self, cycle: int, rows: pa.Table) -> Sequence[Pair]:
-        """What the current round of a cycle still lacks, as (max_lr, seed); nothing once the cycle can be chosen.
-
-        The seeds are among the experiment's.
-
-        For every part S of a round R but all of it, and the complete rounds before, next_trials(before + S) is R without S.
-        """
+        """The cycle's next round, as (max_lr, seed), of the experiment's seeds; nothing once the cycle can be chosen."""
 
     def choose(self, cycle: int, rows: pa.Table) -> Row:
         """The cycle's row of oracle.parquet, once next_trials asks for nothing more."""
@@ -62,13 +59,6 @@ class GridSearch:
 
     def next_trials(self, cycle: int, rows: pa.Table) -> Sequence[Pair]:
         """See `Strategy`."""
-        return lacking(cycle, rows, self._next_round)
-
-    def choose(self, cycle: int, rows: pa.Table) -> Row:
-        """See `Strategy`."""
-        return find_interval(complete_rounds(cycle, rows, self._next_round), tolerance=self.tolerance)
-
-    def _next_round(self, cycle: int, rows: pa.Table) -> Sequence[Pair]:
         tried = sorted(set(of_cycle(rows, cycle)["max_lr"].to_pylist()))
         if not tried:
             return every(self.grid.candidates(), self.seeds)
@@ -77,6 +67,118 @@ class GridSearch:
         row = find_interval(of_cycle(rows, cycle), tolerance=self.tolerance)
         grown = self.grid.extended(tried, low=row["lo_on_edge"], high=row["hi_on_edge"])
         return every([max_lr for max_lr in grown if max_lr not in tried], self.seeds)
+
+    def choose(self, cycle: int, rows: pa.Table) -> Row:
+        """See `Strategy`."""
+        return find_interval(of_cycle(rows, cycle), tolerance=self.tolerance)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adaptive:
+    """Few candidates with every seed, the accuracy curve between them, and more where that decides where an end lies.
+
+    First every `spacing`-th candidate, so placed that no end of the grid is more than a step from a tried one. Then, in up
+    to `rounds` rounds in all, an edge of the grid where an end lies within `spacing` steps of it, and the middle of a gap
+    with an end in it, where the curve falls by more than the tolerance and more than twice its standard error. A grid that
+    may grow goes on beyond an edge that the interval reaches. Optimum and interval are the curve's.
+    """
+
+    name: ClassVar[str] = "adaptive"
+
+    grid: MaxLrGrid
+    seeds: tuple[int, ...]
+    tolerance: float  # fraction of accuracy
+    num_validation: int
+    spacing: int = 3
+    rounds: int = 2
+    confidence: float = 0.95
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """See `Strategy`."""
+        return {"spacing": self.spacing, "rounds": self.rounds, "confidence": self.confidence}
+
+    def next_trials(self, cycle: int, rows: pa.Table) -> Sequence[Pair]:
+        """See `Strategy`."""
+        own = of_cycle(rows, cycle)
+        if not own.num_rows:
+            return every(spaced(self.grid.candidates(), self.spacing), self.seeds)
+        found = self._curve(own, rows)
+        edges = (0, len(found.grid) - 1)
+        missing = [edge not in found.tried for edge in edges]
+        refined = set[int]()
+        if self._rounds_within_grid(own) < self.rounds:
+            near = (found.lo <= self.spacing, found.hi >= edges[1] - self.spacing)
+            refined = {edge for edge, untried, is_near in zip(edges, missing, near, strict=True) if untried and is_near}
+            refined |= set(self._middles(found))
+        asked = {found.grid[index] for index in refined}
+        if self.grid.extend:
+            low, high = found.lo == 0 and 0 not in refined, found.hi == edges[1] and edges[1] not in refined
+            grown = self.grid.extended(found.grid, low=low, high=high)
+            asked |= set(_outwards(grown, found.grid, self.spacing))
+        return every(sorted(asked), self.seeds)
+
+    def choose(self, cycle: int, rows: pa.Table) -> Row:
+        """See `Strategy`."""
+        own = of_cycle(rows, cycle)
+        found = self._curve(own, rows)
+        lo, hi = found.grid[found.lo], found.grid[found.hi]
+        row = describe_choice(own, max_lr=found.max_lr, lo=lo, hi=hi, edges=(found.grid[0], found.grid[-1]))
+        return row | found.columns()
+
+    def most_trainings(self, cycles: int) -> int:
+        """Of a whole search: every round asks for two edges or middles, and a grid that may grow for all it may."""
+        candidates, first = self.grid.candidates(), spaced(self.grid.candidates(), self.spacing)
+        within = min(len(candidates), len(first) + 2 * (self.rounds - 1))
+        return cycles * len(self.seeds) * (within + (self.grid.max_extra if self.grid.extend else 0))
+
+    def _curve(self, own: pa.Table, rows: pa.Table) -> CurveReading:
+        return read_curve(
+            rows,
+            candidates=sorted({*self.grid.candidates(), *own["max_lr"].to_pylist()}),
+            num_validation=self.num_validation,
+            tolerance=self.tolerance,
+            confidence=self.confidence,
+        )
+
+    def _rounds_within_grid(self, own: pa.Table) -> int:
+        """How many rounds of the cycle asked for more than a grid's growth."""
+        candidates = set(self.grid.candidates())
+        pairs = zip(own["max_lr"].to_pylist(), own[ROUND.name].to_pylist(), strict=True)
+        return len({number for max_lr, number in pairs if max_lr in candidates})
+
+    def _middles(self, found: CurveReading) -> Iterator[int]:
+        for low, high in pairwise(found.tried):
+            if high - low < 2:
+                continue
+            if low < found.lo <= high:
+                outside, inside = low, high
+            elif low <= found.hi < high:
+                outside, inside = high, low
+            else:
+                continue
+            fall = found.curve.mean[inside] - found.curve.mean[outside]
+            if fall > max(100 * self.tolerance, 2 * found.curve.std_of_gap(inside, outside)):
+                yield (low + high) // 2
+
+
+def spaced(candidates: Sequence[float], spacing: int) -> tuple[float, ...]:
+    """Every `spacing`-th candidate from the second on, and the last one where it would be more than a step from them.
+
+    >>> spaced([1, 2, 3, 4, 5, 6, 7, 8], 3), spaced([1, 2, 3, 4, 5, 6, 7], 3), spaced([1, 2, 3], 1)
+    ((2, 5, 8), (2, 5, 7), (1, 2, 3))
+    """
+    start = min(1, spacing - 1, len(candidates) - 1)
+    chosen = list(range(start, len(candidates), spacing))
+    if chosen[-1] < len(candidates) - 2:
+        chosen.append(len(candidates) - 1)
+    return tuple(candidates[index] for index in chosen)
+
+
+def _outwards(grown: Sequence[float], grid: Sequence[float], spacing: int) -> Iterator[float]:
+    """Of what a grid grew by, every `spacing`-th going outwards, and the outermost."""
+    for side in ([rate for rate in grown if rate > grid[-1]], [rate for rate in grown if rate < grid[0]][::-1]):
+        yield from (rate for step, rate in enumerate(side, 1) if step % spacing == 0 or step == len(side))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,16 +198,13 @@ class FixedPeaks:
 
     def next_trials(self, cycle: int, rows: pa.Table) -> Sequence[Pair]:
         """See `Strategy`."""
-        return lacking(cycle, rows, self._next_round)
+        peak = self.peaks[cycle if len(self.peaks) > 1 else 0]
+        return () if of_cycle(rows, cycle).num_rows else every([peak], self.seeds)
 
     def choose(self, cycle: int, rows: pa.Table) -> Row:
         """See `Strategy`."""
-        row = find_interval(complete_rounds(cycle, rows, self._next_round), tolerance=self.tolerance)
+        row = find_interval(of_cycle(rows, cycle), tolerance=self.tolerance)
         return row | dict.fromkeys(("lo_on_edge", "hi_on_edge", "optimum_on_edge"), False)
-
-    def _next_round(self, cycle: int, rows: pa.Table) -> Sequence[Pair]:
-        peak = self.peaks[cycle if len(self.peaks) > 1 else 0]
-        return () if of_cycle(rows, cycle).num_rows else every([peak], self.seeds)
 
 
 def _grid_or_peaks(experiment: Experiment) -> Strategy:
@@ -114,7 +213,17 @@ def _grid_or_peaks(experiment: Experiment) -> Strategy:
     return GridSearch(grid=experiment.grid, seeds=experiment.seeds, tolerance=experiment.tolerance)
 
 
-STRATEGIES: Mapping[str, Callable[[Experiment], Strategy]] = {"grid": _grid_or_peaks}
+def _adaptive(experiment: Experiment) -> Strategy:
+    return Adaptive(
+        grid=experiment.grid,
+        seeds=experiment.seeds,
+        tolerance=experiment.tolerance,
+        num_validation=experiment.data.validation,
+        **experiment.search.parameters,
+    )
+
+
+STRATEGIES: Mapping[str, Callable[[Experiment], Strategy]] = {"grid": _grid_or_peaks, "adaptive": _adaptive}
 
 
 def make_strategy(experiment: Experiment) -> Strategy:
@@ -222,35 +331,6 @@ def every(candidates: Sequence[float], seeds: Sequence[int]) -> tuple[Pair, ...]
 def of_cycle(rows: pa.Table, cycle: int) -> pa.Table:
     """The rows of one cycle."""
     return rows.filter(pc.equal(rows["cycle"], cycle))
-
-
-def lacking(cycle: int, rows: pa.Table, next_round: NextRound) -> tuple[Pair, ...]:
-    """What the first incomplete round of a cycle lacks; nothing when `next_round` asks for no more.
-
-    `next_round(cycle, rows)` is shown complete rounds alone, and gives the whole of the next one.
-    """
-    return _replay(cycle, rows, next_round)[0]
-
-
-def complete_rounds(cycle: int, rows: pa.Table, next_round: NextRound) -> pa.Table:
-    """The cycle's rows that `next_round` asked for: those of complete rounds alone."""
-    return _replay(cycle, rows, next_round)[1]
-
-
-def _replay(cycle: int, rows: pa.Table, next_round: NextRound) -> tuple[tuple[Pair, ...], pa.Table]:
-    earlier, own = rows.filter(pc.less(rows["cycle"], cycle)), of_cycle(rows, cycle)
-    there = set(pairs_of(own))
-    asked: set[Pair] = set()
-    while True:
-        complete = only(own, asked)
-        pairs = next_round(cycle, pa.concat_tables([earlier, complete]))
-        missing = without(pairs, there)
-        if missing or not pairs:
-            return missing, complete
-        if asked & set(pairs):
-            again = min(asked & set(pairs))
-            raise ExperimentError(f"cycle {cycle}: a round asks again for {again}, which an earlier one had")
-        asked |= set(pairs)
 
 
 def without(pairs: Sequence[Pair], there: Collection[Pair]) -> tuple[Pair, ...]:

@@ -63,11 +63,27 @@ def draw(trials: pa.Table, oracle: pa.Table, *, title: str) -> bytes:
             linewidth=1.8,
             label=f"within {100 * tolerance:g} points of the best" if row is rows[0] else None,
         )
+    _draw_ranges(axes, rows)
     axes.plot([row["cycle"] for row in rows], [row["max_lr"] for row in rows], "o-", color="red", label="optimum")
     _label(axes, rows, cycles, title)
     sink = io.BytesIO()
     figure.savefig(sink, format="png")
     return sink.getvalue()
+
+
+def _draw_ranges(axes: Any, rows: list[dict[str, Any]]) -> None:
+    """What is surely in each interval, dark, on what may be, light."""
+    for kind, colour, width in (("possible", "white", 3.0), ("sure", "black", 6.0)):
+        known = [row for row in rows if row[f"lo_{kind}"] is not None]
+        axes.vlines(
+            [row["cycle"] for row in known],
+            [row[f"lo_{kind}"] for row in known],
+            [row[f"hi_{kind}"] for row in known],
+            colors=colour,
+            linewidth=width,
+            label={"possible": "may be within", "sure": "surely within"}[kind] if known else None,
+            capstyle="butt",
+        )
 
 
 def _edges(rates: list[float], even: bool) -> list[float]:

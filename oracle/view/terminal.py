@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -124,7 +124,7 @@ class LiveView:
                 Text(self._run.folder, style="dim"),
             ]
             if self._rows:
-                parts.append(cycle_table(self._rows[-10:]))
+                parts.append(cycle_table(self._rows[-10:], width=self._console.width))
             if self._cycle is not None:
                 parts.append(Text(self._progress()))
                 bar = ProgressBar(total=1, completed=self._fraction(), width=min(60, self._console.width))
@@ -171,29 +171,49 @@ class LiveView:
         return text
 
 
-COLUMNS = ("cycle", "weights %", "optimum", "interval", "val %", "test %")
+COLUMNS = ("cycle", "weights %", "optimum", "interval", "surely", "possibly", "val %", "test %")
+SPARED = ("test %", "weights %")  # where the terminal is narrow, in this order
+STYLES = {"surely": "bold", "possibly": "dim"}
 
 
 def cells_of(row: Mapping[str, Any]) -> list[str]:
-    """One row of oracle.parquet as people read it: percent, four digits; * where an end lies on the grid's edge."""
+    """One row of oracle.parquet as people read it: percent, four digits; * where an end lies, or may, on the edge.
+
+    surely and possibly: what is surely, and what may be, in the interval.
+    """
     lo, hi = f"{row['lo']:.4g}" + "*" * row["lo_on_edge"], f"{row['hi']:.4g}" + "*" * row["hi_on_edge"]
     return [
         str(row["cycle"]),
         _percent(row["weights_remaining"], None),
         f"{row['max_lr']:.4g}",
         f"[{lo}, {hi}]",
+        *_ranges(row),
         _percent(row["val_accuracy"], row["val_accuracy_std"]),
         _percent(row["test_accuracy"], row["test_accuracy_std"]),
     ]
 
 
-def cycle_table(rows: list[Mapping[str, Any]]) -> Table:
-    """Rows of oracle.parquet as a table for the terminal."""
+def _ranges(row: Mapping[str, Any]) -> tuple[str, str]:
+    if row.get("curve_max_lr") is None:
+        return "-", "-"
+    sure = "nothing" if row["lo_sure"] is None else f"[{row['lo_sure']:.4g}, {row['hi_sure']:.4g}]"
+    lo, hi = (f"{row[f'{end}_possible']:.4g}" + "*" * row[f"{end}_open"] for end in ("lo", "hi"))
+    return sure, f"[{lo}, {hi}]"
+
+
+def cycle_table(rows: Sequence[Mapping[str, Any]], *, width: int | None = None) -> Table:
+    """Rows of oracle.parquet as a table for a terminal of `width` characters; without some columns where it is narrow."""
+    cells = [dict(zip(COLUMNS, cells_of(row), strict=True)) for row in rows]
+    shown = [name for name in COLUMNS if name not in STYLES or any(row[name] != "-" for row in cells)]
+    widths = {name: max(map(len, [name, *(row[name] for row in cells)])) for name in COLUMNS}
+    for name in SPARED:
+        if width is not None and sum(widths[each] + 2 for each in shown) - 2 > width:
+            shown.remove(name)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in COLUMNS:
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*cells_of(row))
+    for name in shown:
+        table.add_column(name, justify="right", no_wrap=True, style=STYLES.get(name), min_width=widths[name])
+    for row in cells:
+        table.add_row(*(row[name] for name in shown))
     return table
 
 
