@@ -69,6 +69,8 @@ ORACLE = pa.schema(
         pa.field("test_accuracy_std", pa.float64()),
         pa.field("seconds", pa.float64()),
         pa.field("num_incomplete", pa.int64()),  # candidates that lack a seed; written only where there are any
+        pa.field("lo_outside", pa.float64()),  # the next candidates beyond the interval; null where there are none, and
+        pa.field("hi_outside", pa.float64()),  # in runs of versions that did not say
         # What `oracle.search.certainty.estimate_interval` says: null where it was not asked (one rate, versions before).
         pa.field("curve_max_lr", pa.float64()),
         pa.field("curve_lo", pa.float64()),

@@ -35,7 +35,7 @@ def find_interval(trials: Any, *, tolerance: float) -> dict[str, Any]:
 
     Returns the columns of oracle.parquet. The optimum has the largest mean validation accuracy; ties go to the lower
     validation loss, then to the smaller max_lr. A candidate with a diverged seed cannot win and ends the interval.
-    `lo` and `hi` are candidates; `holes` counts candidates outside the tolerance between the interval and another
+    `lo` and `hi` are candidates, `lo_outside` and `hi_outside` the next ones beyond, None on the grid's edge; `holes` counts candidates outside the tolerance between the interval and another
     candidate within it; `num_incomplete` those that lack a seed, and `num_diverged` and `seconds` are of all trials, theirs
     too. Standard deviations are over seeds, n - 1; None for one seed.
 
@@ -73,25 +73,29 @@ def find_interval(trials: Any, *, tolerance: float) -> dict[str, Any]:
         "lo_on_edge": first == 0,
         "hi_on_edge": last == last_candidate,
         "optimum_on_edge": best in (0, last_candidate),
+        "lo_outside": candidates[first - 1].max_lr if first > 0 else None,
+        "hi_outside": candidates[last + 1].max_lr if last < last_candidate else None,
         "holes": _holes(within, first, last),
         **_at_optimum(columns, candidates[best].max_lr),
     }
 
 
-def describe_choice(trials: Any, *, max_lr: float, lo: float, hi: float, edges: tuple[float, float]) -> dict[str, Any]:
+def describe_choice(trials: Any, *, max_lr: float, lo: float, hi: float, grid: Sequence[float]) -> dict[str, Any]:
     """The columns of oracle.parquet for an optimum and an interval that were found otherwise; holes has no meaning there.
 
-    `trials`: of one cycle, as for `find_interval`. `edges`: the least and the largest candidate.
+    `trials`: of one cycle, as for `find_interval`. `grid`: all candidates, ascending, these among them.
     """
-    columns = trial_columns(trials)
+    columns, first, last = trial_columns(trials), grid.index(lo), grid.index(hi)
     return {
         **_of_all(columns),
         "max_lr": max_lr,
         "lo": lo,
         "hi": hi,
-        "lo_on_edge": lo == edges[0],
-        "hi_on_edge": hi == edges[1],
-        "optimum_on_edge": max_lr in edges,
+        "lo_on_edge": first == 0,
+        "hi_on_edge": last == len(grid) - 1,
+        "optimum_on_edge": max_lr in (grid[0], grid[-1]),
+        "lo_outside": grid[first - 1] if first > 0 else None,
+        "hi_outside": grid[last + 1] if last < len(grid) - 1 else None,
         "holes": None,
         **_at_optimum(columns, max_lr),
     }

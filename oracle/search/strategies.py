@@ -123,7 +123,7 @@ class Adaptive:
         own = of_cycle(rows, cycle)
         found = self._curve(own, rows)
         lo, hi = found.grid[found.lo], found.grid[found.hi]
-        row = describe_choice(own, max_lr=found.max_lr, lo=lo, hi=hi, edges=(found.grid[0], found.grid[-1]))
+        row = describe_choice(own, max_lr=found.max_lr, lo=lo, hi=hi, grid=found.grid)
         return row | found.columns()
 
     def most_trainings(self, cycles: int) -> int:
