@@ -197,6 +197,8 @@ def test_means_and_deviations_are_of_the_optimum_over_seeds():
         "lo_on_edge": False,
         "hi_on_edge": True,
         "optimum_on_edge": True,
+        "lo_outside": 0.1,
+        "hi_outside": None,
         "holes": 0,
         "num_diverged": 0,
         "num_incomplete": 0,

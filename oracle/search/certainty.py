@@ -196,8 +196,10 @@ class _Ends:
         self.p_within: Float[ndarray, "G"] = ((index >= lo[:, None]) & (index <= hi[:, None])).mean(0)
         self.p_optimum_within = float((draws[:, chosen] >= draws.max(1) - tolerance).mean())
         mean = np.where(barred, -np.inf, curve.mean)[None]
-        first, last = _runs(mean, mean.argmax(1), tolerance)
-        self.of_mean = min(int(first[0]), chosen), max(int(last[0]), chosen)
+        (first,), (last,) = _runs(mean, mean.argmax(1), tolerance)
+        if not first <= chosen <= last:  # no candidate of the run can be chosen
+            (first,), (last,) = _runs(mean, np.array([chosen]), tolerance)
+        self.of_mean = int(first), int(last)
 
     @property
     def possible(self) -> tuple[int, int]:

@@ -35,9 +35,10 @@ def find_interval(trials: Any, *, tolerance: float) -> dict[str, Any]:
 
     Returns the columns of oracle.parquet. The optimum has the largest mean validation accuracy; ties go to the lower
     validation loss, then to the smaller max_lr. A candidate with a diverged seed cannot win and ends the interval.
-    `lo` and `hi` are candidates, `lo_outside` and `hi_outside` the next ones beyond, None on the grid's edge; `holes` counts candidates outside the tolerance between the interval and another
-    candidate within it; `num_incomplete` those that lack a seed, and `num_diverged` and `seconds` are of all trials, theirs
-    too. Standard deviations are over seeds, n - 1; None for one seed.
+    `lo` and `hi` are candidates, `lo_outside` and `hi_outside` the next ones beyond them, None on the grid's edge; `holes`
+    counts candidates outside the tolerance between the interval and another candidate within it; `num_incomplete` those
+    that lack a seed, and `num_diverged` and `seconds` are of all trials, theirs too. Standard deviations are over seeds,
+    n - 1; None for one seed.
 
     Raises DivergedError where no candidate is left, TableError where no candidate has all seeds, where rows are missing,
     doubled or of several cycles, or the tolerance is no such fraction.
