@@ -137,7 +137,7 @@ def plan_(
         return
     done = f", {found.trainings_done:,} of them done" if found.trainings_done else ""
     lines = {
-        "trainings": f"{found.trainings:,} ({_extent(experiment)}){done}",
+        "trainings": f"{_trainings(found)} ({_extent(experiment)}){done}",
         "steps": f"{found.steps:,} ({found.steps_per_training:,} a training)",
         "network": f"{experiment.network.name}, {found.parameters:,} parameters",
         "disk": f"{_size(found.disk_bytes)} at the fullest; with --carry retrain {_size(found.disk_bytes_retrain)}, "
@@ -148,10 +148,6 @@ def plan_(
     console = _console()
     for name, text in lines.items():
         console.print(f"{name:>10}  {text}")
-    if experiment.grid.extend:
-        console.print(
-            f"            grid.extend may add up to {experiment.grid.max_extra} candidates a cycle to all of it"
-        )
 
 
 @app.command(epilog="Example: oracle show runs/digits-mlp --json")
@@ -163,19 +159,19 @@ def show(out: RunFolder, as_json: AsJson = False) -> None:
 @app.command(epilog="Example: oracle presets")
 def presets(as_json: AsJson = False) -> None:
     """List the experiments that ship, one line each."""
-    from oracle.search.strategies import least_trainings, make_strategy
+    from oracle.search.strategies import make_strategy, trainings
 
     shipped = [load_experiment(name) for name in preset_names()]
-    trainings = {it.name: least_trainings(it, make_strategy(it)) for it in shipped}
+    counts = {it.name: trainings(it, make_strategy(it)).likely for it in shipped}
     if as_json:
-        print(json.dumps([{"name": name, "trainings": count} for name, count in trainings.items()], indent=2))
+        print(json.dumps([{"name": name, "trainings": count} for name, count in counts.items()], indent=2))
         return
     width = max(len(it.name) for it in shipped)
     console = _console()
     for it in shipped:
         console.print(
             f"{it.name:<{width}}  {it.network.name} on {it.data.source}, {it.pruning.method}, "
-            f"{_extent(it)}: {trainings[it.name]:,} trainings of {it.training.epochs} epochs"
+            f"{_extent(it)}: {counts[it.name]:,} trainings of {it.training.epochs} epochs"
         )
 
 
@@ -286,6 +282,15 @@ def _extent(experiment: Experiment) -> str:
     pairs = first_round(make_strategy(experiment))
     candidates, seeds = (len(set(values)) for values in zip(*pairs, strict=True))
     return extent(cycles=experiment.pruning.cycles + 1, candidates=candidates, seeds=seeds)
+
+
+def _trainings(found: "Plan") -> str:
+    """The likely number, and between which it lies."""
+    if found.trainings_least == found.trainings_most:
+        return f"{found.trainings:,}"
+    most = "more" if found.trainings_most is None else f"{found.trainings_most:,}"
+    least = "" if found.trainings_least == found.trainings else f"from {found.trainings_least:,} "
+    return f"{found.trainings:,}, {least}up to {most} by what is found"
 
 
 def _where(found: "Plan") -> str:

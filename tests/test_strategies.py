@@ -36,9 +36,9 @@ from oracle.search.strategies import (
     FixedPeaks,
     GridSearch,
     Strategy,
-    least_trainings,
     make_strategy,
     of_cycle,
+    trainings,
 )
 from oracle.storage import Folder
 from search_spaces.grids import MaxLrGrid
@@ -158,11 +158,22 @@ def test_a_strategy_is_shown_complete_rounds_alone() -> None:
     assert now.decision.rounds == (tuple(first), tuple(second))
 
 
-def test_the_least_trainings_are_those_of_the_first_rounds(tiny: Tiny) -> None:
-    assert least_trainings(tiny(), make_strategy(tiny())) == 3 * 3 * 2
-    assert least_trainings(tiny(), dropping(tiny())) == 3 * 3  # of the first seed alone: the others may be dropped
-    peaks = tiny("peaks=[0.1, 0.2, 0.3]")
-    assert least_trainings(peaks, make_strategy(peaks)) == 3 * 2
+def test_trainings_are_counted_from_the_least_to_the_most(tiny: Tiny) -> None:
+    def counted(experiment: Experiment, strategy: Strategy | None = None) -> tuple[int, int, int | None]:
+        found = trainings(experiment, strategy or make_strategy(experiment))
+        return found.least, found.likely, found.most
+
+    assert counted(tiny()) == (3 * 3 * 2,) * 3
+    growing = tiny("grid={spacing: log, low: 0.01, high: 1, points: 3, extend: true, max_extra: 4}")
+    assert counted(growing) == (3 * 3 * 2, 3 * 3 * 2, 3 * 7 * 2)
+    assert counted(tiny(), dropping(tiny())) == (
+        3 * 3,
+        3 * 3,
+        None,
+    )  # of the first seed alone: the others may be dropped
+    assert counted(tiny("peaks=0.1")) == (3 * 2,) * 3
+    adaptive = tiny("grid={spacing: log, low: 0.01, high: 1, points: 12}", "search.strategy=adaptive")
+    assert counted(adaptive) == (3 * 4 * 2, 3 * 5 * 2, 3 * 6 * 2)
 
 
 # Strategies of one's own

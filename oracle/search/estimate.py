@@ -17,7 +17,7 @@ from oracle.runs.decisions import Pair
 from oracle.runs.records import read_trials
 from oracle.search.packing import fair_pack_size, num_packs
 from oracle.search.preflight import Prepared, check_settings, prepare
-from oracle.search.strategies import Strategy
+from oracle.search.strategies import Strategy, trainings
 from oracle.search.timing import FirstPack, time_training
 from oracle.storage import Folder
 from oracle.training.backends import Backend, choose_backend, default_device
@@ -27,10 +27,15 @@ from oracle.training.parents import first_parent, parent_network
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The cost of a search. Hours and disk are estimates; further rounds, as of `grid.extend`, may add to all of it."""
+    """The cost of a search. Hours and disk are estimates, for the likely number of trainings.
+
+    Further rounds may add to all of it: those of the strategy adaptive, or of `grid.extend`.
+    """
 
     name: str
-    trainings: int  # with carry: keep; those of every cycle's first round
+    trainings: int  # the likely number, with carry: keep
+    trainings_least: int  # those of every cycle's first round
+    trainings_most: int | None  # None: a strategy of one's own does not say
     trainings_retrain: int  # with carry: retrain
     trainings_done: int  # of them, in the run's folder
     steps: int  # optimiser steps of all trainings together, carry: keep
@@ -71,23 +76,25 @@ def plan(
     experiment, pairs = prepared.experiment, prepared.first_round
     done = 0 if folder is None else _trials_done(folder)
     cycles = experiment.pruning.cycles + 1
-    trainings = cycles * len(pairs)
-    done = min(done, trainings)
+    count = trainings(experiment, prepared.strategy)
+    done = min(done, count.likely)
     steps_per_training = experiment.training.epochs * (prepared.images.num_train // experiment.training.batch_size)
     wall = cycles * -(-num_packs(pairs, timed.pack_size) // timed.slots) * timed.pack_size * timed.seconds
-    wall *= 1 - done / trainings
-    if done < trainings:
+    wall *= (count.likely - done) / count.least
+    if done < count.likely:
         wall += cycles * EXECUTORS[executor].round_seconds
     together = timed.pack_size if timed.backend == "pack" else 1
     seeds = len(experiment.seeds)
     sizes = _Sizes.of(prepared, at_once=timed.slots * together)
     return Plan(
         name=experiment.name,
-        trainings=trainings,
-        trainings_retrain=trainings + cycles * seeds * together,
+        trainings=count.likely,
+        trainings_least=count.least,
+        trainings_most=count.most,
+        trainings_retrain=count.likely + cycles * seeds * together,
         trainings_done=done,
-        steps=trainings * steps_per_training,
-        disk_bytes=sizes.fullest(finals=len(pairs)),
+        steps=count.likely * steps_per_training,
+        disk_bytes=sizes.fullest(finals=-(-count.likely // cycles)),
         disk_bytes_retrain=sizes.fullest(finals=seeds * together),
         parameters=sum(parameter.numel() for parameter in prepared.network.parameters()),
         steps_per_training=steps_per_training,

@@ -21,6 +21,7 @@ from oracle.search.certainty import CurveReading, read_curve
 from oracle.search.intervals import describe_choice, find_interval
 from search_spaces.grids import LEAST_RATE, MOST_RATE, MaxLrGrid
 
+LIKELY_REFINED = 1.0  # candidates that a later round of Adaptive asks for
 ROUND = pa.field("round", pa.int64())  # in which a trial was asked for, from 0; null in earlier cycles
 
 
@@ -44,6 +45,20 @@ class Strategy(Protocol):
 
     def choose(self, cycle: int, rows: pa.Table) -> Row:
         """The cycle's row of oracle.parquet, once next_trials asks for nothing more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trainings:
+    """How many a whole search takes."""
+
+    least: int
+    likely: int
+    most: int | None  # None: nobody knows
+
+    @classmethod
+    def of(cls, times: int, *, least: float, likely: float, most: float) -> "Trainings":
+        """From numbers of candidates, each trained so many times."""
+        return cls(least=round(times * least), likely=round(times * likely), most=round(times * most))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,11 +141,16 @@ class Adaptive:
         row = describe_choice(own, max_lr=found.max_lr, lo=lo, hi=hi, grid=found.grid)
         return row | found.columns()
 
-    def most_trainings(self, cycles: int) -> int:
-        """Of a whole search: every round asks for two edges or middles, and a grid that may grow for all it may."""
-        candidates, first = self.grid.candidates(), spaced(self.grid.candidates(), self.spacing)
-        within = min(len(candidates), len(first) + 2 * (self.rounds - 1))
-        return cycles * len(self.seeds) * (within + (self.grid.max_extra if self.grid.extend else 0))
+    def trainings(self, cycle_count: int) -> Trainings:
+        """At most, a later round asks for a candidate at each end, and a grid that may grow for all that it may."""
+        candidates, first = len(self.grid.candidates()), len(spaced(self.grid.candidates(), self.spacing))
+        later, grown = self.rounds - 1, self.grid.max_extra if self.grid.extend else 0
+        return Trainings.of(
+            cycle_count * len(self.seeds),
+            least=first,
+            likely=min(candidates, first + LIKELY_REFINED * later),
+            most=min(candidates, first + 2 * later) + grown,
+        )
 
     def _curve(self, own: pa.Table, rows: pa.Table) -> CurveReading:
         return read_curve(
@@ -311,9 +331,20 @@ def asked_by(strategy: Strategy, cycle: int, rows: pa.Table) -> tuple[Pair, ...]
     return tuple(asked)
 
 
-def least_trainings(experiment: Experiment, strategy: Strategy) -> int:
-    """Trainings of a whole search as far as they are known beforehand: cycles times those of a first round."""
-    return (experiment.pruning.cycles + 1) * len(first_round(strategy))
+def trainings(experiment: Experiment, strategy: Strategy) -> Trainings:
+    """Trainings of a whole search, as far as they are known beforehand: a strategy of one's own may ask for more rounds."""
+    cycles = experiment.pruning.cycles + 1
+    least = cycles * len(first_round(strategy))
+    match strategy:
+        case Adaptive():
+            return strategy.trainings(cycles)
+        case GridSearch():
+            grown = strategy.grid.max_extra if strategy.grid.extend else 0
+            return Trainings(least=least, likely=least, most=least + cycles * len(strategy.seeds) * grown)
+        case FixedPeaks():
+            return Trainings(least=least, likely=least, most=least)
+        case _:
+            return Trainings(least=least, likely=least, most=None)
 
 
 # For strategies: what rounds are made of.

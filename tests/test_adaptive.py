@@ -1,0 +1,312 @@
+"""The strategy adaptive in whole searches, and what every search says of how sure it is."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from folders import trained
+from typer.testing import CliRunner
+
+from oracle.chain import run_oracle
+from oracle.cli import app
+from oracle.errors import ExperimentError
+from oracle.events import CycleStarted, Event, TrainingStarted
+from oracle.experiment import Experiment, load_experiment
+from oracle.intervals import estimate_interval, find_interval
+from oracle.records import read_oracle, read_trials
+from oracle.runs.cycle import pairs_of
+from oracle.runs.tables import ESTIMATED, P_WITHIN, from_parquet, to_parquet
+from oracle.search import certainty
+from oracle.search.accuracy_curve import AccuracyCurve
+from oracle.search.how_sure import with_estimates
+from oracle.search.strategies import Adaptive
+from search_spaces.grids import MaxLrGrid
+
+Tiny = Callable[..., Experiment]
+
+NINE = ("grid={spacing: log, low: 0.01, high: 1, points: 9}", "pruning.cycles=1")
+ADAPTIVE = (*NINE, "search.strategy=adaptive")
+
+
+@pytest.fixture
+def adaptive(tiny: Tiny) -> Experiment:
+    return tiny(*ADAPTIVE)
+
+
+def searched(experiment: Experiment, out: Path) -> pa.Table:
+    return run_oracle(experiment, out, executor="local", slots=1)
+
+
+def p_within(out: Path) -> pa.Table:
+    found = from_parquet((out / "p_within.parquet").read_bytes(), P_WITHIN, where=str(out))
+    assert found is not None
+    return found
+
+
+# What every search says
+
+
+def test_a_grid_search_keeps_the_papers_procedure_and_says_how_sure_it_is(tiny: Tiny, tmp_path: Path) -> None:
+    experiment = tiny(*NINE)
+    rows = searched(experiment, tmp_path).to_pylist()
+    trials = read_trials(tmp_path)
+    for row in rows:
+        own = [trial for trial in trials.to_pylist() if trial["cycle"] == row["cycle"]]
+        papers = find_interval(own, tolerance=experiment.tolerance)
+        assert {name: row[name] for name in papers if name != "seconds"} == {
+            name: value for name, value in papers.items() if name != "seconds"
+        }
+        so_far = [trial for trial in trials.to_pylist() if trial["cycle"] <= row["cycle"]]
+        said = estimate_interval(
+            so_far,
+            candidates=experiment.candidates(0),
+            num_validation=experiment.data.validation,
+            tolerance=experiment.tolerance,
+        )
+        names = {"max_lr": "curve_max_lr", "lo": "curve_lo", "hi": "curve_hi"}
+        vectors = ("p_within", "curve", "curve_std")
+        assert {name: row[name] for name in ESTIMATED} == {
+            names.get(name, name): value for name, value in said.items() if name not in vectors
+        }
+        of_cycle = [each for each in p_within(tmp_path).to_pylist() if each["cycle"] == row["cycle"]]
+        assert [each["max_lr"] for each in of_cycle] == list(experiment.candidates(0))
+        for name in vectors:
+            assert [each[name] for each in of_cycle] == said[name]
+
+
+def test_one_rate_a_cycle_says_nothing_of_a_curve(tiny: Tiny, tmp_path: Path) -> None:
+    [row, *_] = searched(tiny("peaks=0.1"), tmp_path).to_pylist()
+    assert {row[name] for name in ESTIMATED} == {None}
+    assert not (tmp_path / "p_within.parquet").exists()
+    assert CliRunner().invoke(app, ["show", str(tmp_path)]).exit_code == 0
+
+
+def test_other_estimates_retrain_nothing_and_are_left_as_they_are(tiny: Tiny, tmp_path: Path) -> None:
+    """As another type of CPU or a later version would have written them."""
+    table, starts = searched(tiny(*NINE), tmp_path), trained(tmp_path)
+    place = table.schema.get_field_index("p_optimum_within")
+    other = table.set_column(place, table.schema.field(place), pa.array([0.123] * len(table), type=pa.float64()))
+    (tmp_path / "oracle.parquet").write_bytes(to_parquet(other))
+    again = searched(tiny(*NINE), tmp_path)
+    assert trained(tmp_path) == starts
+    assert again["p_optimum_within"].to_pylist() == [0.123] * len(table)
+
+
+@pytest.mark.parametrize("lost", ["the columns", "p_within.parquet", "p_within.parquet damaged", "both"])
+def test_runs_of_older_versions_are_estimated_as_they_are_shown_and_not_written(
+    tiny: Tiny, tmp_path: Path, lost: str
+) -> None:
+    table = searched(tiny(*NINE), tmp_path)
+    candidates = p_within(tmp_path)
+    if lost in {"the columns", "both"}:
+        (tmp_path / "oracle.parquet").write_bytes(to_parquet(table.drop_columns(list(ESTIMATED))))
+    if lost in {"p_within.parquet", "both"}:
+        (tmp_path / "p_within.parquet").unlink()
+    elif "damaged" in lost:
+        content = (tmp_path / "p_within.parquet").read_bytes()
+        (tmp_path / "p_within.parquet").write_bytes(content[: len(content) // 2])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")}
+    found, rows = with_estimates(tmp_path)
+    assert found.equals(table)
+    assert rows.equals(candidates)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")} == before
+
+
+def test_show_says_it_in_words_and_for_programs(tiny: Tiny, tmp_path: Path) -> None:
+    searched(tiny(*NINE), tmp_path)
+    shown = CliRunner().invoke(app, ["show", str(tmp_path)])
+    assert shown.exit_code == 0
+    assert "surely" in shown.output
+    assert "cycle 1: " in shown.output
+    assert "within half a point" in shown.output
+    found = json.loads(CliRunner().invoke(app, ["show", str(tmp_path), "--json"]).output)
+    assert found["rows"] == read_oracle(tmp_path).to_pylist()
+    assert len(found["p_within"]) == 2 * 9
+
+
+# The strategy
+
+
+def test_adaptive_trains_every_third_rate_and_takes_optimum_and_interval_from_the_curve(
+    adaptive: Experiment, tmp_path: Path
+) -> None:
+    rows, grid = searched(adaptive, tmp_path).to_pylist(), adaptive.candidates(0)
+    for row in rows:
+        tried = {trial["max_lr"] for trial in read_trials(tmp_path).to_pylist() if trial["cycle"] == row["cycle"]}
+        assert {grid[1], grid[4], grid[7]} <= tried
+        assert len(tried) <= 3 + 2
+        assert row["max_lr"] in tried
+        assert (row["max_lr"], row["lo"], row["hi"]) == (row["curve_max_lr"], row["curve_lo"], row["curve_hi"])
+        place = grid.index(row["lo"])
+        assert row["lo_outside"] == (grid[place - 1] if place else None)
+        assert row["lo_on_edge"] == (place == 0)
+
+
+def test_adaptive_grows_beyond_an_edge_that_the_interval_reaches(tiny: Tiny, tmp_path: Path) -> None:
+    low = "grid={spacing: log, low: 1e-4, high: 1e-2, points: 9, extend: true, max_extra: 9}"
+    [row] = searched(tiny(low, "pruning.cycles=0", "search.strategy=adaptive"), tmp_path).to_pylist()
+    assert row["max_lr"] > 0.01
+    assert len(p_within(tmp_path)) > 9
+
+
+def test_explicit_grids_are_searched_adaptively(tiny: Tiny, tmp_path: Path) -> None:
+    values = [0.01, 0.02, 0.05, 0.1, 0.15, 0.3, 0.6]
+    grid = f"grid={{spacing: explicit, values: {values}}}"
+    [row] = searched(tiny(grid, "pruning.cycles=0", "search.strategy=adaptive"), tmp_path).to_pylist()
+    tried = set(read_trials(tmp_path)["max_lr"].to_pylist())
+    assert {0.02, 0.15, 0.6} <= tried < set(values)
+    assert row["max_lr"] in tried
+
+
+def nudged(monkeypatch: pytest.MonkeyPatch, most: float) -> None:
+    """Estimates a little off, as on another type of CPU."""
+    exact = certainty.accuracy_curve
+
+    def other(*args: Any) -> AccuracyCurve:
+        found = exact(*args)
+        moved = most * np.random.default_rng(0).uniform(-1, 1, len(found.mean))
+        return AccuracyCurve(mean=found.mean + moved, covariance=found.covariance * (1 + most))
+
+    monkeypatch.setattr(certainty, "accuracy_curve", other)
+
+
+@pytest.mark.parametrize("most", [1e-6, 3.0])
+def test_a_second_round_under_way_is_finished_as_it_was_begun(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: float
+) -> None:
+    """Stopped with half of the second round trained; another CPU, or a model that errs by points, asks for nothing else."""
+    experiment = tiny(*ADAPTIVE, "tolerance=0.02", "training.epochs=6")
+    with monkeypatch.context() as patch:
+        seen: list[TrainingStarted] = []
+
+        def interrupt(event: Event) -> None:
+            if isinstance(event, TrainingStarted):
+                seen.append(event)
+            elif len(seen) == 2 and event.__class__.__name__ == "TrialFinished":
+                raise KeyboardInterrupt
+
+        patch.setattr(Adaptive, "_middles", lambda *_: [2, 5])  # whatever the machine finds: two more
+        with pytest.raises(KeyboardInterrupt):
+            run_oracle(experiment, tmp_path, executor="local", slots=1, pack_size=1, listeners=[interrupt])
+    decision = json.loads((tmp_path / "decisions/cycle=000.json").read_text())
+    assert len(decision["rounds"]) == 2
+    decided = {(max_lr, seed) for pairs in decision["rounds"] for max_lr, seed in pairs}
+    done = {(0, trial["seed"], trial["max_lr"]) for trial in read_trials(tmp_path).to_pylist()}
+    assert 3 * 2 < len(done) < len(decided)
+    nudged(monkeypatch, most)
+    run_oracle(experiment, tmp_path, executor="local", slots=1)
+    of_first = [start for start in trained(tmp_path) if start[0] == 0]
+    assert {(max_lr, seed) for _, seed, max_lr in of_first} == decided
+    assert all(of_first.count(trial) == 1 for trial in done)
+    own = [trial for trial in read_trials(tmp_path).to_pylist() if trial["cycle"] == 0]
+    assert {(trial["max_lr"], trial["seed"]) for trial in own} == decided
+
+
+def test_a_finished_search_stays_where_the_curve_is_a_little_different(
+    adaptive: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, starts = searched(adaptive, tmp_path), trained(tmp_path)
+    nudged(monkeypatch, 1e-6)
+    started: list[Event] = []
+    again = run_oracle(
+        adaptive,
+        tmp_path,
+        executor="local",
+        listeners=[lambda event: started.append(event) if isinstance(event, CycleStarted) else None],
+    )
+    assert again.equals(table)
+    assert trained(tmp_path) == starts
+    assert started == []
+    (tmp_path / "oracle.parquet").unlink()
+    names = ["max_lr", "lo", "hi", "val_accuracy"]
+    assert searched(adaptive, tmp_path).select(names).equals(table.select(names))
+    assert trained(tmp_path) == starts
+
+
+def test_more_cycles_and_more_seeds_go_on(tiny: Tiny, tmp_path: Path) -> None:
+    searched(tiny(*ADAPTIVE), tmp_path)
+    starts = trained(tmp_path)
+    searched(tiny(*ADAPTIVE, "pruning.cycles=2"), tmp_path)
+    assert trained(tmp_path)[: len(starts)] == starts
+    table = searched(tiny(*ADAPTIVE, "pruning.cycles=2", "seeds=[0, 1, 2]"), tmp_path)
+    assert table["num_seeds"].to_pylist() == [3, 3, 3]
+    assert {seed for _, seed in pairs_of(read_trials(tmp_path))} == {0, 1, 2}
+
+
+def test_the_parameters_are_a_part_of_the_runs_identity() -> None:
+    def identity(*search: str) -> str:
+        return load_experiment("digits-mlp", overrides=search).hash
+
+    assert identity() != identity("search.strategy=adaptive")
+    assert identity("search.strategy=adaptive") == identity("search={strategy: adaptive, spacing: 3, rounds: 2}")
+    assert identity("search.strategy=adaptive") != identity("search={strategy: adaptive, spacing: 4}")
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ("{strategy: adaptive, spacing: 0}", r"search\.spacing: found 0: input should be greater than or equal to 1"),
+        ("{strategy: adaptive, rounds: 1.5}", r"search\.rounds: found 1\.5"),
+        ("{strategy: adaptive, confidence: 95}", r"search\.confidence: found 95: input should be less than 1"),
+        (
+            "{strategy: adaptive, stride: 3}",
+            r"search\.stride: unknown key; .*allowed: strategy, spacing, rounds, confidence",
+        ),
+        ("adaptive", r"search: found 'adaptive'"),
+    ],
+)
+def test_wrong_parameters_are_refused_by_name(search: str, message: str) -> None:
+    with pytest.raises(ExperimentError, match=message):
+        load_experiment("digits-mlp", overrides=[f"search={search}"])
+
+
+def test_peaks_leave_nothing_to_search() -> None:
+    with pytest.raises(ExperimentError, match=r"peaks: fixes the max_lr of every cycle.*leave one out"):
+        load_experiment("digits-mlp", overrides=["peaks=0.1", "search.strategy=adaptive"])
+
+
+# Where it looks
+
+
+def rounds_of(*, width: float, at: float, spacing: int = 3, tolerance: float = 0.005) -> list[list[int]]:
+    """The rounds that adaptive asks for on a planted parabola, as indices of 24 rates; without noise."""
+    grid = MaxLrGrid(low=0.01, high=1.0, points=24, spacing="log")
+    rates = grid.candidates()
+    strategy = Adaptive(grid=grid, seeds=(0, 1, 2), tolerance=tolerance, num_validation=10_000, spacing=spacing)
+    rows: list[dict[str, Any]] = []
+    rounds: list[list[int]] = []
+    while True:
+        asked = strategy.next_trials(0, pa.Table.from_pylist(rows, schema=SCHEMA))
+        if not asked:
+            return rounds
+        rounds.append(sorted({rates.index(max_lr) for max_lr, _ in asked}))
+        for max_lr, seed in asked:
+            place = rates.index(max_lr)
+            accuracy = 0.95 - 0.005 * ((place - at) / width) ** 2 + 0.001 * seed
+            noise = 0.0005 * np.random.default_rng([place, seed]).normal()
+            rows.append(
+                {"cycle": 0, "seed": seed, "max_lr": max_lr, "outcome": "finished", "val_loss": 0.5}
+                | {"val_accuracy": max(0.1, accuracy + noise), "round": len(rounds) - 1}
+            )
+
+
+SCHEMA = pa.schema(
+    [(name, pa.float64()) for name in ("cycle", "seed", "max_lr")]
+    + [("outcome", pa.string())]
+    + [(name, pa.float64()) for name in ("val_accuracy", "val_loss")]
+    + [("round", pa.int64())]
+)
+
+
+def test_middles_are_tried_where_an_end_falls_steeply_and_edges_where_one_is_near() -> None:
+    first, *later = rounds_of(width=1.5, at=11)
+    assert first == [1, 4, 7, 10, 13, 16, 19, 22]
+    [second] = later
+    assert set(second) <= {8, 11, 14}  # the lower middles of 7 to 10, 10 to 13 and 13 to 16
+    assert second
+    assert rounds_of(width=9, at=11)[1:] in ([], [[0]], [[23]], [[0, 23]])  # flat: no gap falls by half a point
+    assert 23 in {place for places in rounds_of(width=2, at=21)[1:] for place in places}
