@@ -71,6 +71,15 @@ def search(
         typer.Option(help="Keep each trial's weights until its cycle is chosen, or retrain."),
     ] = "keep",
     checkpoint_seconds: Annotated[float, typer.Option(min=0, help="Between two checkpoints of a long pack.")] = 60.0,
+    until_sure: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PROBABILITY", help="Add seeds to a cycle until its optimum is within the tolerance with this."
+        ),
+    ] = None,
+    max_seeds: Annotated[
+        int | None, typer.Option(min=1, help="Seeds at a cycle, with those added. [twice the experiment's]")
+    ] = None,
     max_hours: MaxHours = None,
     as_json: AsJson = False,
 ) -> None:
@@ -98,6 +107,8 @@ def search(
             pack_size=pack_size,
             carry=carry,
             checkpoint_seconds=checkpoint_seconds,
+            until_sure=until_sure,
+            max_seeds=max_seeds,
             listeners=[view],
             cancel=cancel,
         )

@@ -60,8 +60,9 @@ class Decision:
 
     def _is_sound(self) -> bool:
         """Whether it can have been decided: trials that can be trained, once each, and a row that every seed trained."""
-        trials, seeds = self.trials, self.basis.get("seeds", [])
-        sound = all(0 < max_lr < math.inf and seed in seeds for max_lr, seed in trials)
+        trials = self.trials
+        seeds = {*self.basis.get("seeds", []), *(seed for _, seed in trials)}
+        sound = all(0 < max_lr < math.inf and seed >= 0 for max_lr, seed in trials)
         chosen = [] if self.row is None else [(self.row["max_lr"], seed) for seed in seeds]
         return sound and len(set(trials)) == len(trials) and set(chosen) <= set(trials)
 

@@ -31,6 +31,10 @@ class Lineages:
         """Of the winners of the last of these optima's cycles. Peaks of later cycles, which may be added, take no part."""
         return self._name(optima, cycle=len(optima) - 1)
 
+    def of_added_seeds(self, lineage: str) -> str:
+        """Of what seeds train at this lineage's cycle that are added at a later one."""
+        return hashlib.sha256(f"{lineage} added".encode()).hexdigest()[:12]
+
     def of(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """Of every cycle that may have trials: those of oracle.parquet's rows, and the one after."""
         optima = [row["max_lr"] for row in rows]

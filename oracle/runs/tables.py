@@ -71,6 +71,7 @@ ORACLE = pa.schema(
         pa.field("num_incomplete", pa.int64()),  # candidates that lack a seed; written only where there are any
         pa.field("lo_outside", pa.float64()),  # the next candidates beyond the interval; null where there are none, and
         pa.field("hi_outside", pa.float64()),  # in runs of versions that did not say
+        pa.field("num_seeds_added", pa.int64()),  # of num_seeds; they trained only candidates in doubt
         # What `oracle.search.certainty.estimate_interval` says: null where it was not asked (one rate, versions before).
         pa.field("curve_max_lr", pa.float64()),
         pa.field("curve_lo", pa.float64()),
@@ -81,7 +82,7 @@ ORACLE = pa.schema(
         pa.field("hi_possible", pa.float64()),
         pa.field("lo_open", pa.bool_()),
         pa.field("hi_open", pa.bool_()),
-        pa.field("p_optimum_within", pa.float64()),
+        pa.field("p_optimum_within", pa.float64()),  # of curve_max_lr
         pa.field("val_accuracy_curve", pa.float64()),
         pa.field("val_accuracy_curve_std", pa.float64()),
         pa.field("seed_se_lo", pa.float64()),

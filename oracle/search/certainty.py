@@ -72,6 +72,7 @@ class CurveReading:
 
     grid: tuple[float, ...]  # ascending
     tried: tuple[int, ...]  # with any seed, ascending
+    eligible: tuple[int, ...]  # of those, what every seed tried and none diverged at
     curve: AccuracyCurve
     chosen: int
     lo: int
@@ -79,7 +80,7 @@ class CurveReading:
     possible: tuple[int, int]
     sure: tuple[int, int] | None
     p_within: tuple[float, ...]
-    p_optimum_within: float
+    p_near: tuple[float, ...]  # the probability of each to be within the tolerance of the best, in its run or not
     num_seeds: int
     errors: Mapping[str, float | None]  # seed_se_* and image_se_*
 
@@ -103,7 +104,7 @@ class CurveReading:
             "lo_open": self.possible[0] == 0,
             "hi_open": self.possible[1] == len(self.grid) - 1,
             "p_within": list(self.p_within),
-            "p_optimum_within": self.p_optimum_within,
+            "p_optimum_within": self.p_near[self.chosen],
             "val_accuracy_curve": float(self.curve.mean[self.chosen]) / 100,
             "val_accuracy_curve_std": float(spread[self.chosen]) / 100,
             **self.errors,
@@ -160,6 +161,7 @@ def read_curve(
     return CurveReading(
         grid=tuple(grid),
         tried=tuple(index for index, max_lr in enumerate(grid) if max_lr in tried),
+        eligible=tuple(np.flatnonzero(eligible).tolist()),
         curve=curve,
         chosen=chosen,
         lo=lo,
@@ -167,7 +169,7 @@ def read_curve(
         possible=ends.possible,
         sure=ends.sure,
         p_within=tuple(ends.p_within.tolist()),
-        p_optimum_within=ends.p_optimum_within,
+        p_near=tuple(ends.p_near.tolist()),
         num_seeds=len(seeds),
         errors=errors,
     )
@@ -194,7 +196,7 @@ class _Ends:
         self._about_chosen = _runs(draws, np.full(DRAWS, chosen), tolerance)
         index, (lo, hi) = np.arange(len(barred)), self._runs
         self.p_within: Float[ndarray, "G"] = ((index >= lo[:, None]) & (index <= hi[:, None])).mean(0)
-        self.p_optimum_within = float((draws[:, chosen] >= draws.max(1) - tolerance).mean())
+        self.p_near: Float[ndarray, "G"] = (draws >= draws.max(1)[:, None] - tolerance).mean(0)
         mean = np.where(barred, -np.inf, curve.mean)[None]
         (first,), (last,) = _runs(mean, mean.argmax(1), tolerance)
         if not first <= chosen <= last:  # no candidate of the run can be chosen

@@ -6,6 +6,7 @@ the first one that is not.
 
 import contextlib
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 
@@ -24,7 +25,7 @@ from oracle.events import (
 )
 from oracle.execution.jobs import Executor, Job, Pack, plan_packs
 from oracle.pruning.masks import emptied_layers
-from oracle.runs.cycle import Commits, CycleStore, only
+from oracle.runs.cycle import Commits, CycleStore, only, pairs_of
 from oracle.runs.decisions import Decision, Pair
 from oracle.runs.lineage import Lineages
 from oracle.runs.networks import (
@@ -50,6 +51,7 @@ from oracle.runs.tables import (
 from oracle.search.how_sure import reading_of
 from oracle.search.progress import CycleProgress, cycle_progress
 from oracle.search.strategies import Adaptive, GridSearch, Strategy
+from oracle.search.until_sure import UntilSure
 from oracle.search.winners import lost_winners, pack_of
 from oracle.storage import Folder
 from oracle.training.parents import Parent, Winner, first_parent, next_parent
@@ -117,6 +119,7 @@ class Chain:
 
     def _search(self, store: CycleStore, commits: Commits, progress: CycleProgress) -> CycleProgress:
         """Train what the strategy asks for, round by round, until it has chosen. Decisions are written, then acted on."""
+        progress = self._bring_seeds(store, commits, progress)
         store.write_decision(progress.decision)
         while progress.lacking:
             asked = set(progress.lacking)
@@ -126,7 +129,7 @@ class Chain:
                 for pack in plan_packs(store, pairs, self._job.settings.pack_size, lacking=asked)
             ]
             told = self._train(packs, trials=len(asked))
-            progress = self._progress(store, commits.look())
+            progress = self._bring_seeds(store, commits, self._progress(store, commits.look()))
             store.write_decision(progress.decision)
             for trial in _told(only(progress.trials, asked - told)):  # what a worker that was lost could not tell
                 self._tell(trial)
@@ -139,10 +142,54 @@ class Chain:
                 )
         return progress
 
+    def _bring_seeds(self, store: CycleStore, commits: Commits, progress: CycleProgress) -> CycleProgress:
+        """Bring seeds that are to be added up to the cycle: one training at each optimum before, and their parents.
+
+        One that diverges on its way is left out, and the next whole number takes its place.
+        """
+        while new := sorted({seed for _, seed in progress.lacking if seed not in self._seeds}):
+            for seed in new:
+                if not self._bring(seed, store):
+                    assert isinstance(self._strategy, UntilSure)
+                    unusable = self._strategy.unusable | {seed}
+                    self._strategy = replace(self._strategy, unusable=unusable)
+            if not (isinstance(self._strategy, UntilSure) and self._strategy.unusable & set(new)):
+                break
+            progress = self._progress(store, commits)
+        return progress
+
+    def _bring(self, seed: int, to: CycleStore) -> bool:
+        """Whether a seed's parent at a cycle is there now; not where it diverged at the optimum of a cycle before."""
+        for cycle, max_lr in enumerate(self._optima[: to.cycle]):
+            store = self._store(cycle)
+            if self._read_winner(store, seed, max_lr) is not None:
+                continue
+            # Rows with a lineage of their own: no earlier cycle's trials change.
+            store = replace(store, lineage=self._lineages.of_added_seeds(store.lineage))
+            if self._parent(store, seed) is None:
+                write_parent(store, seed, self._make_parent(store, seed))
+            pack = Pack(store=store, seed=seed, candidates=(max_lr,), again=not self._job.keep_finals)
+            winner = self._final(pack, max_lr)
+            if winner is None:
+                there = pack.pairs <= set(pairs_of(store.trials()))
+                self._train([replace(pack, again=pack.again or there)], trials=1)
+                winner = self._final(pack, max_lr)
+            outcomes = only(store.trials(), pack.pairs)["outcome"].to_pylist()
+            if outcomes != ["finished"] or winner is None:
+                self._say(
+                    f"cycle {to.cycle}: seed {seed} cannot be added, as it diverged at the optimum of cycle {cycle}"
+                )
+                return False
+            write_winner(self._store(cycle), seed, max_lr, winner)
+            store.clean()
+        if self._parent(to, seed) is None:
+            write_parent(to, seed, self._make_parent(to, seed))
+        return True
+
     def _keep_winners(self, store: CycleStore, progress: CycleProgress) -> None:
         """Keep each seed's network at the optimum. Those whose final states are gone are trained once more."""
         max_lr = progress.chosen
-        missing = [seed for seed in self._seeds if self._read_winner(store, seed, max_lr) is None]
+        missing = [seed for seed in progress.seeds if self._read_winner(store, seed, max_lr) is None]
         packs = {seed: pack_of(store, progress.trials, seed, max_lr) for seed in missing}
         finals = {seed: self._final(pack, max_lr) for seed, pack in packs.items()}
         again = [packs[seed] for seed in missing if finals[seed] is None]
@@ -210,6 +257,7 @@ class Chain:
         row = self._rows[store.cycle]
         self._tell(CycleFinished(row=row))
         self._say_edges(row)
+        self._say_unsure(row)
 
     def _make_parent(self, store: CycleStore, seed: int) -> Parent:
         """A seed's parent: fresh at cycle 0, then pruned from the winner of the cycle before, and rewound."""
@@ -249,6 +297,8 @@ class Chain:
         if cycle >= len(self._rows) or before != self._optima[:cycle]:
             return None
         row = self._rows[cycle]
+        if row["num_seeds_added"]:  # only the decision knows what they trained
+            return None
         return row if row["cycle"] == cycle and row["num_seeds"] == len(self._seeds) else None
 
     def _is_finished(self, store: CycleStore, progress: CycleProgress) -> bool:
@@ -263,13 +313,13 @@ class Chain:
     def _winners_are_there(self, store: CycleStore, progress: CycleProgress) -> bool:
         """Whether all winners are; from an object store only their first bytes are fetched."""
         if self._folder.is_remote:
-            return winners_are_whole(store, self._seeds)
-        return all(self._read_winner(store, seed, progress.chosen) is not None for seed in self._seeds)
+            return winners_are_whole(store, progress.seeds)
+        return all(self._read_winner(store, seed, progress.chosen) is not None for seed in progress.seeds)
 
     def _undiagnosed(self, store: CycleStore, progress: CycleProgress) -> list[int]:
         """Seeds whose winners' diagnostics are asked for, and missing."""
         after = self._lineage_after(progress)
-        seeds = self._seeds if self._experiment.diagnostics else ()
+        seeds = progress.seeds if self._experiment.diagnostics else ()
         return [seed for seed in seeds if not has_diagnostics(store, seed, after)]
 
     def _lineage_after(self, progress: CycleProgress) -> str:
@@ -376,7 +426,8 @@ class Chain:
             return
         optima = [name for name, end in edges if row["max_lr"] == row[end]]
         what, ends = ("the optimum lies", optima) if optima else ("the interval ends", [name for name, _ in edges])
-        if not isinstance(self._strategy, GridSearch | Adaptive):
+        strategy = self._strategy.base if isinstance(self._strategy, UntilSure) else self._strategy
+        if not isinstance(strategy, GridSearch | Adaptive):
             where, way_out = f"the {' and '.join(ends)} edge of what was tried", ""
         elif self._experiment.grid.extend:
             where = f"the grid's {' and '.join(ends)} edge"
@@ -384,6 +435,19 @@ class Chain:
         else:
             where, way_out = f"the grid's {' and '.join(ends)} edge", "; grid.extend=true lets the grid grow"
         self._say(f"cycle {row['cycle']}: {what} on {where} and may reach further{way_out}")
+
+    def _say_unsure(self, row: Row) -> None:
+        """Why a cycle was left, though its optimum is not as sure as was asked for."""
+        if not isinstance(self._strategy, UntilSure):
+            return
+        trials = pa.concat_tables([progress.trials for progress in self._passed])
+        found = self._strategy.probability_of(row["cycle"], trials, row["max_lr"])
+        if found < self._strategy.probability:
+            seeds = f"{row['num_seeds']} seeds, as many as --max-seeds allows"
+            self._say(
+                f"cycle {row['cycle']}: the optimum is within the tolerance of the best with probability {found:.2f}, less "
+                f"than the {self._strategy.probability:g} that was asked for, after {seeds}"
+            )
 
 
 def _told(trials: pa.Table) -> tuple[TrialFinished, ...]:

@@ -156,7 +156,10 @@ def _check_covers(folder: Folder, experiment: Experiment) -> None:
     """FolderError where a folder without its experiment.yaml holds seeds or cycles that are not asked for."""
     store = CycleStore(folder=folder, cycle=0, lineage=Lineages(experiment=experiment).after([]))
     gone = sorted(set(store.trials()["seed"].to_pylist()) - set(experiment.seeds))
-    finished = len(oracle_rows(folder)) if folder.size("oracle.parquet") is not None else 0
+    rows = oracle_rows(folder) if folder.size("oracle.parquet") is not None else []
+    finished = len(rows)
+    if rows and rows[0]["num_seeds_added"]:  # the largest numbers
+        gone = gone[: -rows[0]["num_seeds_added"]]
     lost = [f"the seeds {', '.join(map(str, gone))}"] if gone else []
     lost += [f"{finished} finished cycles"] if finished > experiment.pruning.cycles + 1 else []
     if lost:

@@ -11,6 +11,7 @@ from oracle.runs.cycle import only, pairs_of
 from oracle.runs.decisions import Decision, Pair
 from oracle.runs.tables import Row, oracle_row
 from oracle.search.strategies import ROUND, Strategy, asked_by, without
+from oracle.search.until_sure import UntilSure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,11 @@ class CycleProgress:
         """The optimum, once it is chosen."""
         assert self.decision.row is not None
         return float(self.decision.row["max_lr"])
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The experiment's, and those that were added at this cycle."""
+        return tuple(sorted({*self.decision.basis["seeds"], *(seed for _, seed in self.decision.trials)}))
 
     @property
     def row(self) -> Row | None:
@@ -64,7 +70,8 @@ def cycle_progress(
         elif committed is not None and not _untrained(committed, seeds, there):
             decision = decision.with_row(committed)
         else:
-            decision = decision.with_row(_chosen(strategy, cycle, rows, seeds, there))
+            every_seed = sorted({*seeds, *(seed for _, seed in there)})
+            decision = decision.with_row(_chosen(strategy, cycle, rows, every_seed, there))
 
 
 def _with_rounds(own: pa.Table, decision: Decision) -> pa.Table:
@@ -79,7 +86,7 @@ def _check_round(
     for pair in pairs:
         if pair in asked:
             raise ExperimentError(f"{where}: asks for {pair} again, though that is trained already")
-        if pair[1] not in seeds:
+        if pair[1] not in seeds and not isinstance(strategy, UntilSure):
             raise ExperimentError(f"{where}: asks for {pair}, but the experiment's seeds are {list(seeds)}")
 
 

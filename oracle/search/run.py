@@ -1,6 +1,7 @@
 """`run_oracle`: from an experiment and a folder to the table of optima."""
 
 import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -17,10 +18,12 @@ from oracle.runs.lineage import lineages_of
 from oracle.runs.networks import Form
 from oracle.runs.records import EXPERIMENT, read_experiment, write_experiment
 from oracle.runs.settings import Settings, read_settings, versions, write_settings
+from oracle.runs.tables import oracle_rows
 from oracle.search.chain import Chain
 from oracle.search.packing import fair_pack_size
 from oracle.search.preflight import Prepared, check_folder, check_settings, prepare
 from oracle.search.strategies import Strategy
+from oracle.search.until_sure import UntilSure
 from oracle.storage import Folder
 from oracle.training.backends import default_device
 
@@ -38,6 +41,8 @@ def run_oracle(
     checkpoint_seconds: float = 60.0,
     peaks: Sequence[float] | None = None,
     strategy: Strategy | None = None,
+    until_sure: float | None = None,
+    max_seeds: int | None = None,
     listeners: Sequence[Listener] = (),
     cancel: CancelToken | None = None,
 ) -> pa.Table:
@@ -47,8 +52,10 @@ def run_oracle(
     Ray cluster; None for one of this process's own. `slots`: packs at a time. `carry`: `keep` writes every trial's final
     weights until its cycle is chosen, `retrain` none, and trains the winners once more. `peaks`: the experiment's own
     replaced by these, one max_lr a cycle: nothing is searched. `strategy`: what to train next and what to choose, in place
-    of the one that the experiment names; its name and parameters become a part of the run's identity. `listeners`: told
-    every event (`oracle.events`), from several threads but one at a time. `cancel`: a token that another thread may cancel.
+    of the one that the experiment names; its name and parameters become a part of the run's identity. `until_sure`: before
+    a cycle's row is written, seeds are added until its optimum is within the tolerance of the best with this probability,
+    or there are `max_seeds` (by default twice the experiment's); earlier cycles stay as they are. `listeners`: told every
+    event (`oracle.events`), from several threads but one at a time. `cancel`: a token that another thread may cancel.
 
     Raises an `oracle.errors.Error`: FolderError for a folder of another experiment or a full disk, DataError, NetworkError
     and ExperimentError before anything is trained, DivergedError, TrialError, ClusterError or CancelledError while it runs.
@@ -59,6 +66,7 @@ def run_oracle(
         raise ExperimentError(f"checkpoint_seconds: expected a number from 0 on, found {checkpoint_seconds!r}")
     if peaks is not None:
         experiment = _with_peaks(experiment, peaks)
+    _check_until_sure(experiment, until_sure, max_seeds)
     folder = Folder(out)
     prepared = prepare(experiment, launch, folder=folder, strategy=strategy)
     backend_here = prepared.backend(default_device().type)
@@ -66,6 +74,7 @@ def run_oracle(
     with contextlib.ExitStack() as lock, contextlib.closing(runner):  # workers end before another search may begin
         lock.enter_context(folder.lock())
         restored = check_folder(folder, prepared.experiment)  # again: starting a cluster takes seconds
+        deciding = _deciding(prepared, folder, until_sure, max_seeds)
         runner.prove_folder(folder)
         lineages, hashes = lineages_of(folder, prepared.experiment), {prepared.experiment.hash}
         with contextlib.suppress(FolderError):
@@ -86,7 +95,7 @@ def run_oracle(
             return Chain(
                 folder,
                 job,
-                prepared.strategy,
+                deciding,
                 runner,
                 prepared.images,
                 lineages=lineages,
@@ -95,6 +104,46 @@ def run_oracle(
                 tell=tell,
                 cancel=cancel or CancelToken(),
             ).run()
+
+
+def _check_until_sure(experiment: Experiment, until_sure: float | None, max_seeds: int | None) -> None:
+    """ExperimentError where seeds cannot be added as is asked."""
+    seeds = len(experiment.seeds)
+    if until_sure is None:
+        if max_seeds is not None:
+            raise ExperimentError("max_seeds: bounds the seeds that until_sure adds; give that, too")
+        return
+    if not (isinstance(until_sure, int | float) and 0 < until_sure < 1):
+        raise ExperimentError(f"until_sure: expected a probability between 0 and 1, as 0.95, found {until_sure!r}")
+    if max_seeds is not None and not (isinstance(max_seeds, int) and max_seeds > seeds):
+        raise ExperimentError(
+            f"max_seeds: found {max_seeds!r}, expected more than the experiment's {seeds} seeds: they all train, and more "
+            "are added"
+        )
+    if experiment.peaks is not None:
+        raise ExperimentError("until_sure: the experiment's peaks fix every max_lr, so there is nothing to be sure of")
+
+
+def _deciding(prepared: Prepared, folder: Folder, until_sure: float | None, max_seeds: int | None) -> Strategy:
+    """The strategy, with seeds added where that is asked for. FolderError where every cycle is finished already."""
+    experiment = prepared.experiment
+    if until_sure is None:
+        return prepared.strategy
+    if len(oracle_rows(folder)) == experiment.pruning.cycles + 1:
+        more = json.dumps([*experiment.seeds, max(experiment.seeds) + 1])
+        raise FolderError(
+            f"{folder.url}: every cycle is finished, and seeds are added only before a cycle's row is written; "
+            f'--set "seeds={more}" in place of --until-sure trains more seeds at every cycle, and chooses anew'
+        )
+    return UntilSure(
+        base=prepared.strategy,
+        candidates=experiment.candidates(0),
+        seeds=experiment.seeds,
+        tolerance=experiment.tolerance,
+        num_validation=experiment.data.validation,
+        probability=until_sure,
+        max_seeds=max_seeds or 2 * len(experiment.seeds),
+    )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,204 @@
+"""Seeds that are added where a cycle's optimum is not sure: what they train, what stays, stops, refusals."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from faults import timeless
+from folders import trained
+from typer.testing import CliRunner
+
+from oracle.chain import run_oracle
+from oracle.cli import app
+from oracle.errors import ExperimentError, FolderError
+from oracle.events import Event, Notice, TrainingStarted, TrialFinished
+from oracle.experiment import Experiment
+from oracle.intervals import find_interval
+from oracle.records import read_oracle, read_trials
+from oracle.search import until_sure
+from oracle.search.certainty import CurveReading
+from oracle.training import run
+
+Tiny = Callable[..., Experiment]
+
+NINE = ("grid={spacing: log, low: 0.01, high: 1, points: 9}", "pruning.cycles=2")
+FLAT = ("grid={spacing: log, low: 0.1, high: 0.3, points: 6}", "pruning.cycles=0", "tolerance=0.0001")
+COUNTED = ("cycle", "max_lr", "lo", "hi", "num_seeds", "num_seeds_added", "val_accuracy")
+
+
+@pytest.fixture
+def unsure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cycle 1 is sure from four seeds on, the others at once: whatever this machine finds."""
+    exact = until_sure.read_curve
+
+    def planted(rows: pa.Table, **more: Any) -> CurveReading:
+        found = exact(rows, **more)
+        last = max(rows["cycle"].to_pylist())
+        sure = last != 1 or found.num_seeds >= 4
+        return replace(found, p_near=tuple(1.0 if sure else 0.5 for _ in found.grid))
+
+    monkeypatch.setattr(until_sure, "read_curve", planted)
+
+
+def searched(experiment: Experiment, out: Path, **more: Any) -> pa.Table:
+    return run_oracle(experiment, out, **{"executor": "local", "slots": 1, "until_sure": 0.95, "max_seeds": 6} | more)
+
+
+def trials_of(out: Path, cycle: int) -> list[dict[str, Any]]:
+    return [row for row in read_trials(out).to_pylist() if row["cycle"] == cycle]
+
+
+@pytest.mark.usefixtures("unsure")
+@pytest.mark.parametrize(
+    "more", [(), ("search.strategy=adaptive",), ("pruning.rewind=weights", "pruning.rewind_step=2")]
+)
+def test_added_seeds_train_the_optima_before_and_what_is_in_doubt_at_the_unsure_cycle(
+    tiny: Tiny, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    experiment = tiny(*NINE, *more)
+    plain = searched(experiment, tmp_path / "plain", until_sure=None, max_seeds=None)
+    rows = searched(experiment, tmp_path / "sure").to_pylist()
+    assert [(row["num_seeds"], row["num_seeds_added"]) for row in rows] == [(2, 0), (4, 2), (2, 0)]
+    assert timeless(pa.Table.from_pylist([rows[0]])) == timeless(plain.slice(0, 1).set_column(
+        plain.schema.get_field_index("num_seeds_added"), "num_seeds_added", pa.array([0])
+    ))  # fmt: skip
+    untimed = [row | {"seconds": None, "commit": None} for row in trials_of(tmp_path / "sure", 0)]
+    assert untimed == [row | {"seconds": None, "commit": None} for row in trials_of(tmp_path / "plain", 0)]
+
+    at_first = [(seed, max_lr) for cycle, seed, max_lr in trained(tmp_path / "sure") if cycle == 0 and seed > 1]
+    assert at_first == [(2, rows[0]["max_lr"]), (3, rows[0]["max_lr"])]
+    of_seed = {
+        seed: {row["max_lr"] for row in trials_of(tmp_path / "sure", 1) if row["seed"] == seed} for seed in range(4)
+    }
+    assert len(of_seed[2]) >= 2
+    assert len(of_seed[3]) >= 2
+    assert of_seed[2] <= of_seed[0]
+    assert rows[1]["max_lr"] in of_seed[2] & of_seed[3]
+    assert {row["seed"] for row in trials_of(tmp_path / "sure", 2)} == {0, 1}
+    assert max(Counter(trained(tmp_path / "sure")).values()) == 1
+    if "search.strategy=adaptive" not in more:
+        again = find_interval(trials_of(tmp_path / "sure", 1), tolerance=experiment.tolerance)
+        assert {name: rows[1][name] for name in ("max_lr", "lo", "hi", "num_seeds")} == {
+            name: again[name] for name in ("max_lr", "lo", "hi", "num_seeds")
+        }
+
+
+@pytest.mark.usefixtures("unsure")
+@pytest.mark.parametrize("carry", ["keep", "retrain"])
+def test_stopped_at_any_training_and_run_again_it_ends_the_same(tiny: Tiny, tmp_path: Path, carry: str) -> None:
+    experiment = tiny(*NINE, "pruning.cycles=1")
+    starts: list[Event] = []
+    whole = searched(experiment, tmp_path / "whole", carry=carry, listeners=[starts.append])
+    count = sum(isinstance(event, TrainingStarted) for event in starts)
+    assert count >= 2 + 2 * 2  # a round a cycle, and a way and a round for each seed that was added
+    for stop in range(count):
+        for kind in (TrainingStarted, TrialFinished):
+            seen, out = [0], tmp_path / f"{stop}-{kind.__name__}"
+
+            def interrupt(event: Event, seen: list[int] = seen, stop: int = stop, kind: type = kind) -> None:
+                seen[0] += isinstance(event, TrainingStarted)
+                if seen[0] == stop + 1 and isinstance(event, kind):
+                    raise KeyboardInterrupt
+
+            with pytest.raises(KeyboardInterrupt):
+                searched(experiment, out, carry=carry, listeners=[interrupt])
+            table = searched(experiment, out, carry=carry)
+            assert timeless(table.select(COUNTED)) == timeless(whole.select(COUNTED))
+    assert (
+        searched(experiment, tmp_path / "0-TrainingStarted", until_sure=None, max_seeds=None)
+        .select(COUNTED)
+        .equals(whole.select(COUNTED))
+    )  # the same search without the flag: what is there stays
+
+
+def test_seeds_are_added_where_the_estimate_itself_is_not_sure_and_it_is_said_where_they_do_not_do(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    said: list[str] = []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Notice):
+            said.append(event.text)
+
+    experiment = tiny(*FLAT)
+    [row] = searched(experiment, tmp_path, until_sure=0.9999, max_seeds=4, listeners=[hear]).to_pylist()
+    assert (row["num_seeds"], row["num_seeds_added"]) == (4, 2)
+    [told] = [text for text in said if "probability" in text]
+    assert told.startswith("cycle 0: the optimum is within the tolerance of the best with probability 0.")
+    assert told.endswith("less than the 0.9999 that was asked for, after 4 seeds, as many as --max-seeds allows")
+
+
+@pytest.mark.usefixtures("unsure")
+def test_a_seed_that_diverges_on_its_way_is_left_out_and_not_trained_again(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact, said = run.train_candidates, []
+
+    def diverging(*args: Any, **more: Any) -> Any:
+        best = exact(*args, **more)
+        if more["key"] == (2, 0):
+            best.alive[:] = False
+        return best
+
+    monkeypatch.setattr(run, "train_candidates", diverging)
+    experiment = tiny(*NINE, "pruning.cycles=1")
+    rows = searched(
+        experiment, tmp_path, listeners=[lambda event: said.append(event) if isinstance(event, Notice) else None]
+    )
+    assert rows["num_seeds_added"].to_pylist() == [0, 2]
+    assert {row["seed"] for row in trials_of(tmp_path, 1)} == {0, 1, 3, 4}
+    assert any("seed 2 cannot be added, as it diverged at the optimum of cycle 0" in event.text for event in said)
+    assert Counter(trained(tmp_path))[0, 2, rows["max_lr"].to_pylist()[0]] == 1
+
+
+@pytest.mark.usefixtures("unsure")
+def test_a_finished_folder_is_refused_with_the_command_that_trains_more_seeds(tiny: Tiny, tmp_path: Path) -> None:
+    experiment = tiny(*NINE, "pruning.cycles=1")
+    searched(experiment, tmp_path)
+    with pytest.raises(
+        FolderError, match=r'every cycle is finished.*--set "seeds=\[0, 1, 2\]" in place of --until-sure'
+    ):
+        searched(experiment, tmp_path)
+    more = searched(tiny(*NINE, "pruning.cycles=1", "seeds=[0, 1, 2]"), tmp_path, until_sure=None, max_seeds=None)
+    assert more["num_seeds"].to_pylist() == [3, 3]
+    assert more["num_seeds_added"].to_pylist() == [None, None]
+
+
+@pytest.mark.usefixtures("unsure")
+def test_a_lost_experiment_file_is_restored_though_seeds_were_added(tiny: Tiny, tmp_path: Path) -> None:
+    experiment = tiny(*NINE, "pruning.cycles=1")
+    table = searched(experiment, tmp_path)
+    (tmp_path / "experiment.yaml").unlink()
+    again = run_oracle(experiment, tmp_path, executor="local")
+    assert again.equals(table)
+    assert read_oracle(tmp_path).equals(table)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--max-seeds", "8"), "max_seeds: bounds the seeds that until_sure adds; give that, too"),
+        (("--until-sure", "95"), "until_sure: expected a probability between 0 and 1, as 0.95, found 95"),
+        (
+            ("--until-sure", "0.95", "--max-seeds", "5"),
+            "max_seeds: found 5, expected more than the experiment's 5 seeds",
+        ),
+        (("--until-sure", "0.95", "--set", "peaks=0.1"), "until_sure: the experiment's peaks fix every max_lr"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(tmp_path: Path, flags: tuple[str, ...], message: str) -> None:
+    found = CliRunner().invoke(app, ["search", "digits-mlp", "--executor", "local", "--out", str(tmp_path), *flags])
+    assert isinstance(found.exception, ExperimentError)
+    assert message in str(found.exception)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_records_which_seeds_were_added(tiny: Tiny, tmp_path: Path) -> None:
+    searched(tiny(*FLAT), tmp_path, until_sure=0.9999, max_seeds=3)
+    rounds = json.loads((tmp_path / "decisions/cycle=000.json").read_text())["rounds"]
+    assert [sorted({seed for _, seed in pairs}) for pairs in rounds] == [[0, 1], [2]]
