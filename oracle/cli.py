@@ -314,7 +314,7 @@ def _show(out: str, as_json: bool, notes: list[str]) -> None:
     from oracle.storage import Folder
     from oracle.view.plots import draw
     from oracle.view.terminal import cycle_table
-    from oracle.view.words import how_sure
+    from oracle.view.words import how_sure, overall
 
     folder = Folder(out)
     (table, candidates), trials = with_estimates(folder), read_trials(folder)
@@ -338,6 +338,9 @@ def _show(out: str, as_json: bool, notes: list[str]) -> None:
         said = how_sure(row, tolerance=experiment.tolerance)
         if said is not None:
             console.print(said)
+    advice = overall(rows)
+    if advice is not None:
+        console.print(advice)
     for note in notes:
         console.print(note)
     console.print(f"table    {folder / 'oracle.parquet'}")

@@ -1,7 +1,13 @@
 """How sure a row of oracle.parquet is, in words."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+SEEDS = "more seeds would narrow this"
+IMAGES = "only more validation images would narrow this"
+GRID = "only a finer grid would narrow this"
+ASSUMED = "one seed says nothing of noise, which is assumed: more seeds would tell"
 
 
 def how_sure(row: Mapping[str, Any], *, tolerance: float) -> str | None:
@@ -31,14 +37,34 @@ def how_sure(row: Mapping[str, Any], *, tolerance: float) -> str | None:
 def advice(row: Mapping[str, Any]) -> str:
     """What would narrow a row's ranges: seeds while their error exceeds the images', then images, then the grid."""
     if row["evidence"] == "assumed":
-        return "one seed says nothing of noise, which is assumed: more seeds would tell"
+        return ASSUMED
     if (row["lo_possible"], row["hi_possible"]) == (row["lo_sure"], row["hi_sure"]):
-        return "only a finer grid would narrow this"
+        return GRID
     pairs = [(row[f"seed_se_{end}"], row[f"image_se_{end}"]) for end in ("lo", "hi")]
     known = [(seeds, images) for seeds, images in pairs if seeds is not None and images is not None]
     if known and all(seeds < images for seeds, images in known):
-        return "only more validation images would narrow this"
-    return "more seeds would narrow this"
+        return IMAGES
+    return SEEDS
+
+
+def overall(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """What would narrow the ranges of a whole run, the cheapest first; None where nothing was estimated."""
+    given = Counter(advice(row) for row in rows if row.get("curve_max_lr") is not None)
+    told = {
+        SEEDS: "more seeds",
+        ASSUMED: "more seeds",
+        IMAGES: "only more validation images",
+        GRID: "only a finer grid",
+    }
+    counts = Counter[str]()
+    for said, number in given.items():
+        counts[told[said]] += number
+    if not counts:
+        return None
+    parts = [
+        f"{what} at {counts[what]} of {given.total()} cycles" for what in dict.fromkeys(told.values()) if counts[what]
+    ]
+    return f"narrower ranges: {', '.join(parts)}"
 
 
 def points(fraction: float) -> str:
