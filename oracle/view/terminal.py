@@ -172,7 +172,7 @@ class LiveView:
 
 
 COLUMNS = ("cycle", "weights %", "optimum", "interval", "surely", "possibly", "val %", "test %")
-SPARED = ("test %", "weights %")  # where the terminal is narrow, in this order
+SPARED = ("test %", "weights %", "val %")  # where the terminal is narrow, in this order
 STYLES = {"surely": "bold", "possibly": "dim"}
 
 
