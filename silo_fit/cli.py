@@ -1,7 +1,7 @@
 """`silo-fit`: from an Oracle's intervals to SILO's curve, with a proof, and a report."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import typer
@@ -16,8 +16,10 @@ from search_spaces.silo import RECOMMENDED, WIDE
 from silo_fit import words
 from silo_fit.curve import SiloCurve
 from silo_fit.fit import fit
-from silo_fit.result import CycleFit, Fit, check
-from silo_fit.tables import read_intervals
+from silo_fit.kinds import hits_by_kind
+from silo_fit.result import CycleFit, Fit, check, notices_of_table, rows_as_dicts, verdict_as_dict
+from silo_fit.tables import Intervals, read_intervals
+from silo_fit.verdict import Verdict, judge
 
 app = typer.Typer(
     name="silo-fit",
@@ -102,23 +104,35 @@ def check_command(
     curve = SiloCurve(eps=eps, delta=delta, q=q, beta=beta, pruning_rate=intervals.pruning_rate)
     rows = check(intervals, curve)
     hits = sum(row.inside for row in rows)
+    verdict = judge(intervals, curve, is_fitted=False)
+    kinds = hits_by_kind(intervals, curve)
+    notices = tuple(notices_of_table(intervals))
     if as_json:
         result = {
             "source": intervals.name,
             "curve": curve.as_dict(),
             "hits": hits,
             "num_cycles": len(rows),
-            "per_cycle": [asdict(row) for row in rows],
-            "warnings": intervals.warnings,
+            "per_cycle": rows_as_dicts(intervals, rows, verdict),
+            "warnings": notices,
         }
+        if intervals.estimates is not None:
+            by_kind = {kind: {"hits": hits, "num_intervals": num} for kind, (hits, num) in kinds.items()}
+            result |= {**verdict_as_dict(verdict), "kinds": by_kind}
         print(json.dumps(result, indent=2, allow_nan=False))
         return
     console = Console(soft_wrap=True)
     console.print(f"[bold]{escape(intervals.name)}[/bold], pruning rate {intervals.pruning_rate:g}")
+    _print_verdict(console, verdict)
     console.print(_cycle_table(rows))
     console.print(f"[bold]{hits} of {len(rows)}[/bold] intervals hit by {curve.in_words()}")
-    for warning in intervals.warnings:
-        console.print(f"[yellow]! {escape(warning)}[/yellow]")
+    for notice in notices:
+        console.print(f"[yellow]! {escape(notice)}[/yellow]")
+    if intervals.estimates is not None:
+        console.print()
+        said = [[words.KIND_LABELS[kind], words.hits_of_kind(*of, len(rows))] for kind, of in kinds.items()]
+        console.print(_plain_table(["intervals", "hit by the curve"], said))
+        _print_certainty(console, intervals, rows, verdict)
 
 
 @app.command(name="report", epilog="Example: silo-fit report runs/mine --out report.html")
@@ -160,8 +174,8 @@ def _fit(
     if wide and (q or beta):
         raise CurveError("--wide sets the ranges of q and beta; leave out --q and --beta, or leave out --wide")
     ranges = WIDE if wide else RECOMMENDED
-    intervals = read_intervals(source, pruning_rate=pruning_rate)
     with stopping.at_once():  # it holds nothing; Optuna would print a traceback of an interrupt
+        intervals = read_intervals(source, pruning_rate=pruning_rate)
         return fit(intervals, q=q or ranges.q, beta=beta or ranges.beta, seed=seed, trials=trials)
 
 
@@ -182,11 +196,40 @@ def _cycle_table(rows: tuple[CycleFit, ...]) -> Table:
     return table
 
 
+def _plain_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = False) -> Table:
+    """A table whose first column is bold, or one of numbers, aligned to the right."""
+    table = Table(*map(escape, head), box=None, pad_edge=False)
+    for column in table.columns if numbers else ():
+        column.justify = "right"
+    for first, *rest in rows:
+        table.add_row(first if numbers else f"[bold]{escape(first)}[/bold]", *map(escape, rest))
+    return table
+
+
+def _print_verdict(console: Console, verdict: Verdict | None) -> None:
+    if verdict is None:
+        return
+    console.print(f"[bold]{escape(verdict.sentence)}[/bold]")
+    if remarks := words.remarks(verdict):
+        console.print(escape(remarks))
+
+
+def _print_certainty(
+    console: Console, intervals: Intervals, rows: tuple[CycleFit, ...], verdict: Verdict | None
+) -> None:
+    head, cells = words.certainty_table(intervals, rows, verdict)
+    if cells:
+        console.print()
+        console.print(_plain_table(head, cells, numbers=True))
+
+
 def _print_fit(result: Fit) -> None:
     """Print a fit for people, what matters most first."""
     console = Console(soft_wrap=True)
     rate = f"pruning rate {result.curve.pruning_rate:g}"
-    console.print(f"[bold]{escape(result.intervals.name)}[/bold], {rate}\n")
+    console.print(f"[bold]{escape(result.intervals.name)}[/bold], {rate}")
+    _print_verdict(console, result.verdict)
+    console.print()
     console.print(_cycle_table(result.per_cycle))
     console.print(f"\n[bold]{words.hits(result)}[/bold]; {escape(words.proof(result))}")
     if margin := words.smallest_margin(result):
@@ -194,12 +237,13 @@ def _print_fit(result: Fit) -> None:
     for notice in result.notices:
         console.print(f"[yellow]! {escape(notice)}[/yellow]")
     console.print()
-    table = Table("", "fitted", f"by all curves that hit {result.hits}", box=None, pad_edge=False)
-    for label, value, left_open in words.parameters(result):
-        table.add_row(f"[bold]{label}[/bold]", value, escape(left_open))
-    console.print(table)
+    if by_kind := words.kinds(result):
+        console.print(_plain_table(["intervals", "hit by the curve", "most that any curve hits"], by_kind))
+        console.print()
+    console.print(_plain_table(*words.parameter_table(result)))
     if rise := words.rise(result):
         console.print(rise)
+    _print_certainty(console, result.intervals, result.per_cycle, result.verdict)
     console.print()
     rows = words.comparison(result)
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]

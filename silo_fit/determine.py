@@ -15,6 +15,7 @@ by more than two thousandths of its range, or the work allowed runs out, which `
 returned.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,23 +154,50 @@ def _ends_at(intervals: Intervals, points: Floats, hits: int) -> Floats:
 
 def _ends(low: Floats, high: Floats, lo: Floats, hi: Floats, hits: int) -> Floats:
     """(B, 6): how far out eps, delta and eps + delta go; -inf where no point of any line has the hits."""
+    ends = np.full((len(low), 6), -np.inf)
+    for first, eps, delta, nowhere in _along_lines(low, high, lo, hi, hits):
+        part = slice(first, first + len(eps))
+        numbers = (eps, delta.clip(max=UNBOUNDED_RATE), (eps + delta).clip(max=UNBOUNDED_RATE))
+        for column, number in enumerate(numbers):
+            ends[part, 2 * column] = np.where(nowhere, -np.inf, -number).max(axis=(1, 2))
+            ends[part, 2 * column + 1] = np.where(nowhere, -np.inf, number).max(axis=(1, 2))
+    return ends
+
+
+def extreme_curves(values: Floats, lo: Floats, hi: Floats, hits: int) -> tuple[NDArray[np.int64], Floats, Floats]:
+    """Among all curves with at least `hits` hits, for each of B points those that are extreme in eps, delta or anywhere.
+
+    `values`: (B, K), the shapes. Returns which point, eps and delta, one entry a curve: those with the first and the last
+    delta on each line. The value at any cycle, eps + delta s, is linear along a line, and is largest or smallest on one of
+    the lines as eps + delta is (above).
+    """
+    found: list[tuple[NDArray[np.int64], Floats, Floats]] = []
+    for first, eps, delta, nowhere in _along_lines(values, values, lo, hi, hits):
+        there = np.broadcast_to(~nowhere, eps.shape)
+        found.append((first + np.nonzero(there)[0], eps[there], delta[there]))
+    points, eps, delta = (np.concatenate(column) for column in zip(*found, strict=True))
+    return points, eps, delta
+
+
+def _along_lines(
+    low: Floats, high: Floats, lo: Floats, hi: Floats, hits: int
+) -> Iterator[tuple[int, Floats, Floats, Bools]]:
+    """Of each line (above) the ends of what has the hits, some boxes at a time.
+
+    The first box; eps and delta, (B, 2K + 1, 2); and (B, 2K + 1, 1), whether no point of the line has the hits.
+    """
     num_boxes, num = low.shape
     at_zero = np.concatenate([hi, lo, [0.0]])
     fall = np.concatenate([low, high, np.zeros((num_boxes, 1))], axis=1)
-    ends = np.empty((num_boxes, 6))
     step = max(1, CHUNK_EVENTS // (4 * num * num))
     for first in range(0, num_boxes, step):
         part = slice(first, first + step)
         swept = sweep(low[part], high[part], lo, hi, at_zero=at_zero, fall=fall[part])
         enough = swept.overlaps >= hits
-        nowhere = ~enough.any(axis=2, keepdims=True)
+        nowhere = np.asarray(~enough.any(axis=2, keepdims=True))
         last = 2 * num - 1 - enough[..., ::-1].argmax(axis=2, keepdims=True)
         events = np.concatenate([enough.argmax(axis=2, keepdims=True), (last + 1).clip(max=2 * num - 1)], axis=2)
         delta = (np.take_along_axis(swept.keys, events, axis=2) & ~1).view(np.float64)  # the first and the last
         with np.errstate(invalid="ignore"):  # infinity times 0
             eps = (at_zero[:, None] - np.where(fall[part, :, None] == 0, 0.0, fall[part, :, None] * delta)).clip(min=0)
-            numbers = (eps, delta.clip(max=UNBOUNDED_RATE), (eps + delta).clip(max=UNBOUNDED_RATE))
-            for column, number in enumerate(numbers):
-                ends[part, 2 * column] = np.where(nowhere, -np.inf, -number).max(axis=(1, 2))
-                ends[part, 2 * column + 1] = np.where(nowhere, -np.inf, number).max(axis=(1, 2))
-    return ends
+        yield first, eps, delta, nowhere

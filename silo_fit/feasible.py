@@ -2,13 +2,9 @@
 
 For one (q, beta) the curves that hit a given set of intervals form a convex polygon in (eps, delta), a *cell*: one
 strip a cycle, cut by eps >= 0 and delta >= 0. The most hits may be reached in several cells. `find_cells` takes them
-from the sweep of certify.py, `borders` gives each cell's sides, and from these follow
-
-- the closest curve: the sum of squares of log(value / optimum) over the hit cycles is convex in (eps, delta) wherever
-  values stay below e times the optimum, so its least point is a Newton point inside the cell, or lies on one of its
-  sides;
-- extremes: eps, delta, eps + delta and the curve's value at any cycle are linear in (eps, delta), so each is least
-  and largest at corners.
+from the sweep of certify.py, `borders` gives each cell's sides. The sum of squares of log(value / optimum) over the hit
+cycles is convex in (eps, delta) wherever values stay below e times the optimum, so the closest curve is a Newton point
+inside the cell, or lies on one of its sides. The extreme curves are those of determine.py.
 """
 
 from collections.abc import Sequence
@@ -19,13 +15,13 @@ from numpy.typing import NDArray
 
 from silo_fit.certify import CHUNK_EVENTS, Bools, count_hits, found_limits, sweep
 from silo_fit.curve import Floats, shape
+from silo_fit.determine import extreme_curves
 from silo_fit.tables import Intervals
 
 # Axes: P points of (q, beta), N cells, K cycles, L = 2K + 2 sides, M sides of several cells together.
 Ints = NDArray[np.int64]
 LOSS_DIGITS = 15  # decimals: losses that agree in them are equal
 MOST_CELLS = 4096  # cells looked for at one (q, beta), some of them twice: a table of intervals without width has more
-MOST_LIMITS = 40_000_000  # limits, one for each side and cycle, that best_curves works out: a picture needs no more
 LEAST_HEIGHT = float(np.finfo(float).tiny)  # the smallest float: values are raised to it so that their logs are finite
 # Of the largest hi: where it can, a curve stays this far inside its intervals; rounding to 11 digits loses 5e-12.
 STRICT_MARGIN = 1e-10
@@ -50,11 +46,6 @@ class Cells:
     members: Bools  # (N, K): the cycles hit
     eps: Floats  # (N,): one curve that hits them
     delta: Floats
-
-    def first(self, most: int) -> "Cells":
-        """The first cells of each point."""
-        these = np.arange(len(self.point)) - np.searchsorted(self.point, self.point) < most
-        return Cells(point=self.point[these], members=self.members[these], eps=self.eps[these], delta=self.delta[these])
 
 
 def find_cells(values: Floats, lo: Floats, hi: Floats) -> Cells:
@@ -232,7 +223,7 @@ def _two_by_two(weight: Floats, values: Floats, right: Floats) -> tuple[Floats, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BestCurves:
-    """Corners of the cells of some points of (q, beta): extreme curves with the most hits."""
+    """For some points of (q, beta) the extreme curves among all that have as many hits."""
 
     eps: Floats  # in the table's unit, as delta; (N,)
     delta: Floats  # infinite where nothing holds it down
@@ -261,7 +252,7 @@ def best_curves(
     q: tuple[float, float],
     beta: tuple[float, float],
 ) -> BestCurves:
-    """Extreme curves among those with `hits` hits: of these points of (q, beta), and of a grid over the range."""
+    """Extreme curves among those with at least `hits` hits: of these points of (q, beta), and of a grid over the range."""
     side = int(np.clip(1000 / len(intervals.cycles), 9, 25))  # fewer for longer tables, whose points cost more
     grid = np.meshgrid(np.linspace(*q, side), np.linspace(*beta, side))
     return _corners(
@@ -270,26 +261,16 @@ def best_curves(
 
 
 def _corners(intervals: Intervals, points: Floats, hits: int) -> BestCurves:
-    """Corners of the cells of some points of (q, beta), where they reach the hits."""
+    """Extreme curves of some points of (q, beta), where they reach the hits."""
     limits = found_limits(intervals)
     values = shape(intervals.cycles, points[:, :1], points[:, 1:], intervals.pruning_rate)
     reaching = count_hits(values, values, *limits) >= hits
-    points, values = points[reaching], values[reaching]
-    cells = find_cells(values, *limits).first(max(1, MOST_LIMITS // (2 * values.shape[1] ** 2 * max(1, len(points)))))
-    found = [np.column_stack([cells.eps, cells.delta, cells.point])]
-    step = max(1, CHUNK_EVENTS // (2 * values.shape[1] ** 2))
-    for first in range(0, len(cells.point), step):
-        part = slice(first, first + step)
-        ends = borders(values[cells.point[part]], cells.members[part], *limits)
-        owner = np.broadcast_to(cells.point[part, None, None], ends.shape[:3])
-        kept = ~np.isnan(ends[..., 0])
-        found.append(np.column_stack([ends[kept], owner[kept]]))
-    eps, delta, owner = np.concatenate(found).T
-    at = points[owner.astype(int)]
+    points = points[reaching]
+    owner, eps, delta = extreme_curves(values[reaching], *limits, hits)
     return BestCurves(
         eps=eps * intervals.scale,
         delta=delta * intervals.scale,
-        q=at[:, 0],
-        beta=at[:, 1],
+        q=points[owner, 0],
+        beta=points[owner, 1],
         pruning_rate=intervals.pruning_rate,
     )

@@ -1,19 +1,26 @@
-"""The report's two plots: the curve through the intervals, and every candidate's accuracy."""
+"""The report's plots: the curve through the intervals, every candidate's accuracy, and each cycle's accuracy curve."""
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from oracle.runs.summaries import best_accuracies, clip_of_gaps, mean_accuracies
+from oracle.view.words import points
+from silo_fit import words
+from silo_fit.curve import Floats
+from silo_fit.estimates import Certainty, CycleCurve
 from silo_fit.result import Fit
 
 if TYPE_CHECKING:
     import pyarrow
 
 ORANGE, BLUE, RED, GREY = "#e8871e", "#4a86e8", "#e0474c", "#8a8f98"
-WHITE, DARK_BLUE = "#ffffff", "#1f3b73"
+WHITE, DARK_BLUE, LIGHT_BLUE = "#ffffff", "#1f3b73", "#a9c6f7"
+SHADES: Mapping[Certainty, float] = {"possible": 0.10, "sure": 0.16}  # opacity
+NORMAL_95 = 1.96  # standard deviations to each side hold 95% of a normal distribution
 
 
 def curve_figure(fit: Fit) -> go.Figure:
@@ -23,7 +30,8 @@ def curve_figure(fit: Fit) -> go.Figure:
     rise = min(last, 1.25 * fit.curve.cycle_at(0.99))  # drawn finely, however far the last cycle is
     dense = np.unique(np.concatenate([np.linspace(0, end, 241) for end in (rise, last)]))
     low, high = fit.best_curves.band(dense)
-    roof = 1.12 * max(fit.intervals.scale, float(np.max(fit.curve(dense))))
+    highest = max(fit.intervals.scale, _ends_of(fit, "possible")[1].max(initial=0.0), float(np.max(fit.curve(dense))))
+    roof = 1.12 * highest
     figure = go.Figure()
     figure.add_scatter(
         x=dense, y=np.minimum(high, 2 * roof), mode="lines", line_width=0, hoverinfo="skip", showlegend=False
@@ -32,6 +40,7 @@ def curve_figure(fit: Fit) -> go.Figure:
         x=dense, y=low, mode="lines", line_width=0, fill="tonexty", fillcolor="rgba(232,135,30,0.20)", hoverinfo="skip",
         name="all best curves",
     )  # fmt: skip
+    _add_range(figure, fit, "possible", {"color": LIGHT_BLUE, "width": 13}, "may be inside")
     for hit, colour, name in ((True, BLUE, "interval"), (False, RED, "interval missed")):
         rows = [row for row in fit.per_cycle if row.inside == hit]
         if rows:
@@ -40,6 +49,7 @@ def curve_figure(fit: Fit) -> go.Figure:
                 y=[y for row in rows for y in (row.lo, row.hi, None)],
                 mode="lines", line={"color": colour, "width": 7}, opacity=0.75, hoverinfo="skip", name=name,
             )  # fmt: skip
+    _add_range(figure, fit, "sure", {"color": DARK_BLUE, "width": 3}, "surely inside")
     figure.add_scatter(
         x=dense, y=fit.rivals.paper_default.curve(dense), mode="lines", line={"color": GREY, "dash": "dot", "width": 2},
         hoverinfo="skip", name="q 1, beta 5",
@@ -59,6 +69,97 @@ def curve_figure(fit: Fit) -> go.Figure:
     return figure
 
 
+def _ends_of(fit: Fit, kind: Certainty) -> tuple[Floats, Floats]:
+    """Ranges of one kind, a cycle each, NaN where there is none; empty where the table has none."""
+    known = fit.intervals.estimates.ends if fit.intervals.estimates else {}
+    lo, hi = known.get(kind, (np.array([]), np.array([])))
+    return lo[~np.isnan(lo)], hi[~np.isnan(hi)]
+
+
+def _add_range(figure: go.Figure, fit: Fit, kind: Certainty, line: dict[str, Any], name: str) -> None:
+    """Draw a range of each cycle as a bar."""
+    own = fit.intervals.of_kind(kind) if kind in fit.intervals.kinds else None
+    if own is None:
+        return
+    figure.add_scatter(
+        x=[x for cycle in own.cycles.tolist() for x in (cycle, cycle, None)],
+        y=[y for low, high in zip(own.lo.tolist(), own.hi.tolist(), strict=True) for y in (low, high, None)],
+        mode="lines", line=line, hoverinfo="skip", name=name,
+    )  # fmt: skip
+
+
+def accuracy_figures(fit: Fit, trials: "pyarrow.Table | None") -> list[tuple[int, go.Figure]]:
+    """Each cycle's accuracy curve with its band, as far as they are known; dots are means over seeds, of `trials`."""
+    if fit.intervals.estimates is None:
+        return []
+    means = {} if trials is None else mean_accuracies(trials)
+    figures = []
+    for index, curve in enumerate(fit.intervals.estimates.curves):
+        if curve is not None:
+            cycle = fit.per_cycle[index].cycle
+            tried = {max_lr: mean for (at, max_lr), mean in means.items() if at == cycle and not math.isnan(mean)}
+            figures.append((cycle, _accuracy_figure(fit, index, curve, tried)))
+    return figures
+
+
+def _accuracy_figure(fit: Fit, index: int, curve: CycleCurve, tried: Mapping[float, float]) -> go.Figure:
+    row, tolerance = fit.per_cycle[index], words.tolerance_of(fit.intervals)
+    mean, band = 100 * curve.mean, 100 * NORMAL_95 * curve.std
+    bottom, top = float((mean - band).min()), float((mean + band).max())
+    seen = {rate: 100 * accuracy for rate, accuracy in tried.items()}
+    top = max([top, *seen.values()])
+    room = 0.06 * max(top - bottom, 0.1)
+    figure = go.Figure(layout={"template": None})
+    figure.add_scatter(
+        x=[*curve.max_lr, *curve.max_lr[::-1]], y=[*(mean + band), *(mean - band)[::-1]], mode="lines", line_width=0,
+        fill="toself", fillcolor="rgba(74,134,232,0.22)", hoverinfo="skip", name="95% band",
+    )  # fmt: skip
+    figure.add_scatter(
+        x=curve.max_lr, y=mean, mode="lines", line={"color": BLUE, "width": 3}, name="accuracy curve",
+        customdata=np.stack([band, curve.p_within], axis=1),
+        hovertemplate="max_lr %{x:.4g}<br>%{y:.2f}% +- %{customdata[0]:.2f}<br>inside with probability "
+        "%{customdata[1]:.3f}<extra></extra>",
+    )  # fmt: skip
+    if tolerance is not None:
+        figure.add_scatter(
+            x=curve.max_lr[[0, -1]], y=[float(mean.max()) - 100 * tolerance] * 2, mode="lines", hoverinfo="skip",
+            line={"color": GREY, "dash": "dash", "width": 2}, name=f"{points(tolerance)} below its best",
+        )  # fmt: skip
+    shown = {rate: accuracy for rate, accuracy in seen.items() if accuracy >= bottom - room}
+    low = {rate: accuracy for rate, accuracy in seen.items() if rate not in shown}
+    for dots, heights, symbol, name in (
+        (shown, list(shown.values()), "circle", "tried, mean over seeds"),
+        (low, [bottom - room] * len(low), "triangle-down", "tried, lower than shown"),
+    ):
+        if dots:
+            figure.add_scatter(
+                x=list(dots), y=heights, mode="markers", name=name, customdata=list(dots.values()),
+                marker={"color": WHITE, "size": 9, "symbol": symbol, "line": {"color": DARK_BLUE, "width": 2}},
+                hovertemplate="max_lr %{x:.4g}<br>%{customdata:.2f}%<extra>mean over seeds</extra>",
+            )  # fmt: skip
+    if row.silo > 0:
+        figure.add_scatter(
+            x=[row.silo] * 2, y=[bottom - room, top + room], mode="lines", line={"color": ORANGE, "width": 3},
+            name="SILO", hovertemplate=f"SILO {row.silo:.4g}<extra></extra>",
+        )  # fmt: skip
+    ends = [math.log10(rate) for rate in (curve.max_lr[0], curve.max_lr[-1], row.silo) if rate > 0]
+    margin = 0.03 * max(max(ends) - min(ends), 0.1)
+    figure.update_xaxes(title="max_lr", type="log", range=[min(ends) - margin, max(ends) + margin], dtick=1)
+    figure.update_yaxes(title="validation accuracy, %", range=[bottom - 1.5 * room, top + 1.2 * room])
+    _shade_ranges(figure, fit, index)
+    return figure
+
+
+def _shade_ranges(figure: go.Figure, fit: Fit, index: int) -> None:
+    """Behind a cycle's accuracy curve: what is surely inside, dark, within what may be, light."""
+    assert fit.intervals.estimates is not None
+    for kind, (lo, hi) in fit.intervals.estimates.ends.items():
+        if not math.isnan(lo[index]):
+            figure.add_vrect(
+                x0=lo[index], x1=hi[index], fillcolor=BLUE, opacity=SHADES[kind], line_width=0, layer="below"
+            )
+
+
 def heat_map(fit: Fit, trials: "pyarrow.Table") -> go.Figure | None:
     """Mean validation accuracy of each candidate, as its gap to the cycle's best; None without trials of the cycles."""
     searched = {int(cycle) for cycle in fit.intervals.cycles}
@@ -72,7 +173,7 @@ def heat_map(fit: Fit, trials: "pyarrow.Table") -> go.Figure | None:
     failed = [(cycle, rate) for (cycle, rate), mean in accuracies.items() if math.isnan(mean)]
     best = best_accuracies(trials)
     gaps = np.array([best[cycle] for cycle in cycles]) - means
-    clip = clip_of_gaps(_tolerance(fit))
+    clip = clip_of_gaps(words.tolerance_of(fit.intervals))
     figure = go.Figure(
         go.Heatmap(
             z=np.minimum(gaps, clip) * 100, zmin=0, zmax=clip * 100, colorscale="Viridis", reversescale=True,
@@ -97,15 +198,6 @@ def heat_map(fit: Fit, trials: "pyarrow.Table") -> go.Figure | None:
     figure.update_yaxes(title="max_lr", tickvals=ticks[0], ticktext=[f"{rates[row]:.2g}" for row in ticks[0]])
     figure.update_xaxes(title="pruning cycle", tickvals=ticks[1], ticktext=[str(cycles[column]) for column in ticks[1]])
     return figure
-
-
-def _tolerance(fit: Fit) -> float | None:
-    """Of the intervals, a fraction of accuracy, as the table says; None where it says nothing that is one."""
-    try:
-        known = float(dict(fit.intervals.metadata)["tolerance"])
-    except (KeyError, ValueError):
-        return None
-    return known if 0 < known < 1 else None
 
 
 def _overlay(figure: go.Figure, fit: Fit, cycles: list[int], rates: list[float]) -> None:

@@ -21,8 +21,10 @@ from silo_fit.certify import certify, constant_hits
 from silo_fit.curve import SiloCurve
 from silo_fit.determine import UNBOUNDED_RATE, determine
 from silo_fit.feasible import LOSS_DIGITS, BestCurves, Solution, best_curves, solve
+from silo_fit.kinds import KindFit, fit_kind
 from silo_fit.result import RISE_PARTS, Fit, NextCycle, Rival, Rivals, Settings, check
 from silo_fit.tables import TOLERANCE, Intervals, parse_intervals
+from silo_fit.verdict import judge
 
 if TYPE_CHECKING:
     import pandas
@@ -53,6 +55,10 @@ def fit(
     The pruning rate may be left out for a table that carries it. The same seed gives the same bits, in any order of
     rows; another unit of the rates gives the same q and beta.
 
+    Where the table names the next candidates beyond its intervals (lo_outside, hi_outside), `ranges` allow for ends
+    anywhere up to them; hits are of the intervals as they stand. Estimates of the ends change nothing of the fit: `kinds`
+    and `verdict` say how the curve stands to what is surely inside, and to what may be.
+
     >>> from silo_fit.tables import read_intervals
     >>> best = fit(read_intervals("paper:resnet20"))
     >>> best.hits, best.most_hits, best.certified
@@ -74,20 +80,33 @@ def fit(
     at = _refine(intervals, ranges, at if by_optuna else (proof.q, proof.beta))
     solution = solve(intervals, *at)
     curve = _curve(intervals, solution, at)
-    limits = determine(intervals, hits=solution.hits, start=[at, (proof.q, proof.beta)], q=ranges.q, beta=ranges.beta)
-    extremes = best_curves(intervals, hits=solution.hits, points=[at, *limits.points], q=ranges.q, beta=ranges.beta)
+    wide = intervals.widened()  # what is left open: the ends lie between candidates
+    limits = determine(wide, hits=solution.hits, start=[at, (proof.q, proof.beta)], q=ranges.q, beta=ranges.beta)
+    extremes = best_curves(wide, hits=solution.hits, points=[at, *limits.points], q=ranges.q, beta=ranges.beta)
     per_cycle = check(intervals, curve)
     hits = sum(row.inside for row in per_cycle)
+    estimated = KindFit(
+        kind="estimated",
+        hits=hits,
+        num_intervals=len(per_cycle),
+        reachable_hits=hits,
+        most_hits=max(hits, proof.most_hits),
+        limits=limits,
+    )
     return Fit(
         intervals=intervals,
         settings=Settings(q=ranges.q, beta=ranges.beta, seed=seed, trials=trials, tolerance=TOLERANCE),
         curve=curve,
         per_cycle=per_cycle,
-        most_hits=max(hits, proof.most_hits),
+        most_hits=estimated.most_hits,
         limits=limits,
         best_curves=extremes,
         rivals=_rivals(intervals, ranges, hits),
         next_cycle=_next_cycle(intervals, curve, extremes),
+        kinds=tuple(
+            estimated if kind == "estimated" else fit_kind(intervals, kind, curve, ranges) for kind in intervals.kinds
+        ),
+        verdict=judge(intervals, curve, is_fitted=True),
         found_by="optuna" if by_optuna else "certificate",
         versions={
             **{package: version(package) for package in ("silo-oracle", "optuna", "numpy")},

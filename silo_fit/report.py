@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 from oracle.errors import FolderError
 from oracle.storage import expanded, file_within, kind_of, parted, write_file
 from silo_fit import words
-from silo_fit.figures import curve_figure, heat_map
+from silo_fit.figures import accuracy_figures, curve_figure, heat_map
 from silo_fit.result import Fit
 
 if TYPE_CHECKING:
@@ -35,6 +35,13 @@ _HEAT_SECTION = """
 <h2>Accuracy of every candidate</h2>
 <p>Colour: how far the mean validation accuracy lies below the cycle's best, clipped. Crosses: diverged.</p>
 <div id="heat" class="plot"></div>"""
+
+_ACCURACY_SECTION = """
+<h2>Accuracy curve of a cycle</h2>
+<p>What the trials tell of the mean accuracy of ever more seeds, with its 95% band. Shaded: what is surely in the interval,
+dark, and what may be, light. The curve stays level where accuracies are hopeless: how bad they are is not asked.</p>
+<p><label>Cycle <select id="cycle">[OPTIONS]</select></label> <span id="said"></span></p>
+<div id="accuracy" class="plot"></div>"""
 
 
 def find_trials(source: str) -> "pyarrow.Table | None":
@@ -85,16 +92,24 @@ def render(fit: Fit, *, trials: "pyarrow.Table | None" = None) -> str:
     title = dict(fit.intervals.metadata).get("name", fit.intervals.name)
     heat = None if trials is None else heat_map(fit, trials)
     figures = {"curve": curve_figure(fit), **({} if heat is None else {"heat": heat})}
+    cycles = accuracy_figures(fit, trials)
+    drawn = {name: json.loads(figure.to_json()) for name, figure in figures.items()}
+    if cycles:
+        drawn["accuracy"] = [json.loads(figure.to_json()) for _, figure in cycles]
     parts = {
         "TITLE": escape(title),
         "HEADLINE": _headline(fit),
+        "VERDICT": _verdict(fit),
         "NOTICES": "".join(f"<li>{escape(notice)}</li>" for notice in fit.notices),
         "HEAT": "" if heat is None else _HEAT_SECTION,
+        "ACCURACY": _accuracy_section([cycle for cycle, _ in cycles]),
         "CYCLES": _cycles_table(fit),
-        "PARAMETERS": _table(["", "fitted", f"by all curves that hit {fit.hits}"], _escaped(words.parameters(fit))),
+        "CERTAINTY": _certainty(fit),
+        "PARAMETERS": _parameters(fit),
         "COMPARISON": _table(["", "", ""], _escaped(words.comparison(fit))),
         "SETTINGS": _table(["", ""], _escaped(_settings(fit).items())),
-        "FIGURES": _embedded({name: json.loads(figure.to_json()) for name, figure in figures.items()}),
+        "FIGURES": _embedded(drawn),
+        "SAID": _embedded([_said_of(fit, cycle) for cycle, _ in cycles]),
         "PLOTLY": get_plotlyjs(),
     }
     page = (resources.files("silo_fit") / "data" / "report.html").read_text("utf-8")
@@ -105,6 +120,40 @@ def _headline(fit: Fit) -> str:
     said = [words.smallest_margin(fit), words.rise(fit)]
     more = "".join(f" {sentence[0].upper()}{sentence[1:]}." for sentence in said if sentence)
     return f"<strong>{words.hits(fit)}</strong>; {escape(words.proof(fit) + '.' + more)}"
+
+
+def _verdict(fit: Fit) -> str:
+    if fit.verdict is None:
+        return ""
+    said = fit.verdict.sentence
+    remarks = words.remarks(fit.verdict)
+    beside = f" {escape(remarks[0].upper() + remarks[1:])}." if remarks else ""
+    return f'<p class="{fit.verdict.outcome}"><strong>{escape(said[0].upper() + said[1:])}.</strong>{beside}</p>'
+
+
+def _accuracy_section(cycles: list[int]) -> str:
+    options = "".join(f'<option value="{place}">{cycle}</option>' for place, cycle in enumerate(cycles))
+    return _ACCURACY_SECTION.replace("[OPTIONS]", options) if cycles else ""
+
+
+def _said_of(fit: Fit, cycle: int) -> str:
+    """How sure a cycle is, beside the menu that names it."""
+    place = next(place for place, row in enumerate(fit.per_cycle) if row.cycle == cycle)
+    return (words.certainty(fit.intervals, place) or "").removeprefix(f"cycle {cycle}: ")
+
+
+def _parameters(fit: Fit) -> str:
+    head, rows = words.parameter_table(fit)
+    table = _table(_escaped([head])[0], _escaped(rows))
+    kinds = words.kinds(fit)
+    return (
+        _table(["intervals", "hit by the curve", "most that any curve hits"], _escaped(kinds)) if kinds else ""
+    ) + table
+
+
+def _certainty(fit: Fit) -> str:
+    head, rows = words.certainty_table(fit.intervals, fit.per_cycle, fit.verdict)
+    return "<h2>How sure</h2>" + _table(_escaped([head])[0], _escaped(rows), numbers=True) if rows else ""
 
 
 def _cycles_table(fit: Fit) -> str:

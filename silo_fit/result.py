@@ -1,6 +1,6 @@
 """What a fit found: the curve, cycle by cycle, what is proven about it, what other curves hit, and what must be said."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -10,12 +10,17 @@ from search_spaces.silo import RECOMMENDED, Range, SiloRanges
 from silo_fit.complexity import trainings
 from silo_fit.curve import SiloCurve
 from silo_fit.determine import NAMES, Determined
+from silo_fit.estimates import Certainty
 from silo_fit.feasible import BestCurves
+from silo_fit.kinds import KindFit
 from silo_fit.tables import Intervals
+from silo_fit.verdict import Verdict
 
 TOUCHING_MARGIN = 1e-6  # of the largest hi: a hit no further than this from an end of its interval is on the edge
 RISE_PARTS = (0.05, 0.95)  # of the rise: the cycles at which they are done are called its start and its end
 WHOLE_RANGE = 0.99  # of a searched range: numbers that fill as much of it are not determined
+
+CERTAIN_KINDS: Mapping[Certainty, str] = {"sure": "surely inside", "possible": "possibly inside"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +94,14 @@ class Fit:
     curve: SiloCurve
     per_cycle: tuple[CycleFit, ...]
     most_hits: int  # no curve of the searched range hits more
-    limits: Determined  # over all curves with this many hits
+    limits: Determined  # over all curves with this many hits, wherever between candidates the intervals end (kinds.py)
     best_curves: BestCurves  # the extreme ones among them
     rivals: Rivals
     next_cycle: NextCycle | None
     found_by: Literal["optuna", "certificate"]
     versions: dict[str, str]
+    kinds: tuple[KindFit, ...] = ()  # from sure to possible; without estimates the table's own intervals alone
+    verdict: Verdict | None = None  # None: the table comes without probabilities
 
     @property
     def hits(self) -> int:
@@ -124,7 +131,8 @@ class Fit:
     @property
     def determined(self) -> dict[str, str]:
         """The ranges in words."""
-        return {name: _determined(name, self.limits, self.settings) for name in NAMES}
+        exact = self.intervals.lone(resolved=False)
+        return {name: in_words(name, self.limits, self.settings, if_exact=bool(exact)) for name in NAMES}
 
     @property
     def rise(self) -> tuple[float, float]:
@@ -154,10 +162,13 @@ class Fit:
     @property
     def notices(self) -> tuple[str, ...]:
         """What must not be missed, in words."""
-        return (*self.intervals.warnings, *_notices(self))
+        return (*notices_of_table(self.intervals), *_notices(self))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything but the table and the extreme curves, flat and ready for JSON."""
+        """Return everything but the table and the extreme curves, ready for JSON; what needs estimates where they are."""
+        return self._of_every_table() | self._of_estimates()
+
+    def _of_every_table(self) -> dict[str, Any]:
         rivals = self.rivals
         return {
             "curve": asdict(self.curve),
@@ -166,7 +177,7 @@ class Fit:
             "most_hits": self.most_hits,
             "certified": self.certified,
             "depth": self.depth,
-            "per_cycle": [asdict(row) for row in self.per_cycle],
+            "per_cycle": rows_as_dicts(self.intervals, self.per_cycle, self.verdict),
             "ranges": self.ranges,
             "determined": self.determined,
             "half_way": self.curve.half_way,
@@ -189,6 +200,22 @@ class Fit:
             "source": self.intervals.name,
             "notices": self.notices,
         }
+
+    def _of_estimates(self) -> dict[str, Any]:
+        if self.intervals.estimates is None:
+            return {}
+        kinds = {
+            kind.kind: {
+                "hits": kind.hits,
+                "num_intervals": kind.num_intervals,
+                "reachable_hits": kind.reachable_hits,
+                "most_hits": kind.most_hits,
+                "certified": kind.certified,
+                "ranges": kind.limits and kind.limits.ranges,
+            }
+            for kind in self.kinds
+        }
+        return {**verdict_as_dict(self.verdict), "kinds": kinds}
 
 
 def check(intervals: Intervals, curve: SiloCurve) -> tuple[CycleFit, ...]:
@@ -213,14 +240,44 @@ def check(intervals: Intervals, curve: SiloCurve) -> tuple[CycleFit, ...]:
     )
 
 
+def rows_as_dicts(intervals: Intervals, rows: Sequence[CycleFit], verdict: Verdict | None) -> list[dict[str, Any]]:
+    """Rows ready for JSON, with the cycle's ranges of ends and its probability where they are known."""
+    found = [asdict(row) for row in rows]
+    if intervals.estimates is None:
+        return found
+    for index, row in enumerate(found):
+        for kind, (lo, hi) in intervals.estimates.ends.items():
+            row |= {f"{end}_{kind}": _or_none(values[index]) for end, values in (("lo", lo), ("hi", hi))}
+        if verdict is not None:
+            row |= {"p_within": verdict.odds[index].p_within, "below_best": verdict.odds[index].below_best}
+    return found
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def verdict_as_dict(verdict: Verdict | None) -> dict[str, Any]:
+    """A verdict ready for JSON; nothing where there is none."""
+    if verdict is None:
+        return {}
+    return {
+        "verdict": verdict.sentence,
+        "outcome": verdict.outcome,
+        "contradicted_at": verdict.contradicted_at,
+        "expected_hits": verdict.expected_hits,
+        "remarks": verdict.remarks,
+    }
+
+
 def _rises(intervals: Intervals) -> bool:
     """Whether later optima are more often higher than lower (the sign of Kendall's rank correlation)."""
     best = intervals.max_lr
     return bool(np.sign(best[None, :] - best[:, None])[np.triu_indices(len(best))].sum() > 0)
 
 
-def _determined(name: str, limits: Determined, settings: Settings) -> str:
-    """What the intervals say about one number, in words."""
+def in_words(name: str, limits: Determined, settings: Settings, *, if_exact: bool = False) -> str:
+    """What the intervals say about one number; `if_exact`: some are single candidates, whose neighbours are not known."""
     low, high = limits.ranges[name]
     if high is None:
         return "not determined" if low == 0 else f"no upper bound (at least {low:.4g})"
@@ -228,7 +285,39 @@ def _determined(name: str, limits: Determined, settings: Settings) -> str:
         searched = settings.q if name == "q" else settings.beta
         if high - low >= WHOLE_RANGE * (searched[1] - searched[0]) > 0:
             return f"not determined (anything in [{searched[0]:g}, {searched[1]:g}] serves)"
-    return f"determined to [{low:.4g}, {high:.4g}]{'' if limits.tight[name] else ', or less'}"
+    said = f"determined to [{low:.4g}, {high:.4g}]{'' if limits.tight[name] else ', or less'}"
+    return f"{said} if the intervals are exact" if if_exact else said
+
+
+def notices_of_table(intervals: Intervals) -> Iterator[str]:
+    """What must be known of a table before its intervals are believed."""
+    yield from intervals.warnings
+    resolved, unresolved = (intervals.lone(resolved=known) for known in (True, False))
+    if resolved:
+        yield (
+            f"cycle {_listed(resolved)}: the interval is a single candidate: it may end anywhere up to the next ones, "
+            "and the ranges of eps, delta, q and beta allow for that; a finer grid would tell more"
+        )
+    if unresolved:
+        yield (
+            f"cycle {_listed(unresolved)}: the interval is a single max_lr, and the table does not name the next candidate "
+            "on both sides (columns lo_outside and hi_outside; on the grid's edge there is none): how wide it truly is "
+            "cannot be told, and the ranges of eps, delta, q and beta are as if it ended there exactly"
+        )
+    for kind, what in CERTAIN_KINDS.items():
+        own = intervals.of_kind(kind) if kind in intervals.kinds else None
+        if own is not None and (cycles := own.lone(resolved=False)):
+            yield (
+                f"cycle {_listed(cycles)}: what is {what} is a single max_lr, and the next candidates on both sides are "
+                "not known: ranges from such intervals are as if they ended there exactly"
+            )
+    estimates = intervals.estimates
+    if estimates is not None and not estimates.has_probabilities:
+        yield "no probabilities came with the table (p_within.parquet), so no verdict can be given"
+
+
+def _listed(cycles: Sequence[int]) -> str:
+    return ", ".join(map(str, cycles))
 
 
 def _notices(fit: Fit) -> Iterator[str]:

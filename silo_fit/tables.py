@@ -8,16 +8,18 @@ import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from oracle.errors import FolderError, TableError
+from oracle.errors import Error, FolderError, TableError
 from oracle.storage import file_within, kind_of, parted, read_file, shown
+from silo_fit.columns import columns_of, flags, mean_count, number, numbers_or_nan
 from silo_fit.curve import Floats, SiloCurve
+from silo_fit.estimates import CycleCurve, Estimates, parse_estimates
 
 if TYPE_CHECKING:
     import pandas
@@ -29,11 +31,19 @@ MOST_CYCLES_OFF = 0.3  # cycles: percent remaining further than this from a whol
 LAST_CYCLE = 100_000  # a later cycle is surely a mistake
 LEAST_PRUNING_RATE = 1e-6  # fraction: below, a million cycles prune as much as one usually does
 RATE_COLUMNS = ("lo", "max_lr", "hi")
+OUTSIDE_COLUMNS = ("lo_outside", "hi_outside")
+Kind = Literal["sure", "estimated", "possible"]
+KINDS: tuple[Kind, ...] = ("sure", "estimated", "possible")  # from narrow to wide, as a rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Intervals:
-    """A checked table, one entry a cycle, in the order of the cycles."""
+    """A checked table, one entry a cycle, in the order of the cycles.
+
+    An interval is closed, from candidate to candidate: what it holds is counted as hit, and nothing else. How far it truly
+    reaches is known to a step of the grid alone: its end lies between its last candidate and the next one beyond, which
+    `lo_outside` and `hi_outside` name. `widened` allows for that.
+    """
 
     name: str
     cycles: Floats
@@ -48,6 +58,57 @@ class Intervals:
     paper_curve: SiloCurve | None = None  # the paper's own numbers for its own tables
     metadata: tuple[tuple[str, str], ...] = ()  # what else an Oracle's table says about itself
     warnings: tuple[str, ...] = ()
+    lo_outside: Floats | None = None  # the next candidate below lo; NaN where there is none, or it is not known
+    hi_outside: Floats | None = None
+    estimates: Estimates | None = None  # None: the table has none
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Which kinds of intervals there are: the table's own, lo to hi, are "estimated"; the others need estimates."""
+        known = {"estimated", *(self.estimates.ends if self.estimates else ())}
+        return tuple(kind for kind in KINDS if kind in known)
+
+    def of_kind(self, kind: Kind) -> "Intervals | None":
+        """The intervals of a kind, of those cycles that have one; None where no cycle has."""
+        if kind == "estimated":
+            return self
+        assert self.estimates is not None
+        lo, hi = self.estimates.ends[kind]
+        these = np.flatnonzero(~np.isnan(lo))
+        if not len(these):
+            return None
+        curves = [self.estimates.curves[index] for index in these]
+        lo, hi = lo[these], hi[these]
+        return Intervals(
+            name=f"{self.name}, {kind}",
+            cycles=self.cycles[these],
+            lo=lo,
+            max_lr=np.clip(self.max_lr[these], lo, hi),
+            hi=hi,
+            pruning_rate=self.pruning_rate,
+            lo_outside=np.array([_next(curve, "below", low) for curve, low in zip(curves, lo, strict=True)]),
+            hi_outside=np.array([_next(curve, "above", high) for curve, high in zip(curves, hi, strict=True)]),
+        )
+
+    def widened(self) -> "Intervals":
+        """The same with each end at the next candidate beyond it, where that is known: no true interval reaches further.
+
+        Where an end is on the grid's edge, or the table does not name the next candidate, it stays. Itself where all do.
+        """
+        lo, hi = (
+            ends if outside is None else np.where(np.isnan(outside), ends, outside)
+            for ends, outside in ((self.lo, self.lo_outside), (self.hi, self.hi_outside))
+        )
+        if np.array_equal(lo, self.lo) and np.array_equal(hi, self.hi):
+            return self
+        return replace(self, lo=lo, hi=hi, lo_outside=None, hi_outside=None)
+
+    def lone(self, *, resolved: bool) -> tuple[int, ...]:
+        """Cycles whose interval is a single candidate: those with a candidate known on both sides of it, or the others."""
+        unknown = np.full(len(self.cycles), np.nan)
+        known = [~np.isnan(unknown if outside is None else outside) for outside in (self.lo_outside, self.hi_outside)]
+        these = (self.lo == self.hi) & ((known[0] & known[1]) == resolved)
+        return tuple(int(cycle) for cycle in self.cycles[these])
 
     @property
     def scale(self) -> float:
@@ -68,7 +129,13 @@ class Intervals:
         return [bool(margin >= -TOLERANCE * self.scale) for margin in self.margins(curve)[1]]
 
 
-@functools.lru_cache(maxsize=12)  # solvers ask for the same ones again and again
+def _next(curve: CycleCurve | None, side: Literal["below", "above"], max_lr: float) -> float:
+    if curve is None:
+        return math.nan
+    return curve.next_below(max_lr) if side == "below" else curve.next_above(max_lr)
+
+
+@functools.lru_cache(maxsize=24)  # solvers ask for the same ones again and again
 def _scaled(intervals: Intervals, name: str) -> Floats:
     return np.array([float(f"{rate:.{RATE_DIGITS}g}") for rate in getattr(intervals, name) / intervals.scale])
 
@@ -76,23 +143,33 @@ def _scaled(intervals: Intervals, name: str) -> Floats:
 def read_intervals(source: str | Path, *, pruning_rate: float | None = None) -> Intervals:
     """Read a table from `paper:vgg19`, `paper:resnet20`, a search's folder, a Parquet file or a CSV file.
 
+    A search's folder, or its oracle.parquet, is read with all estimates: what its version did not write is computed from
+    its trials, which takes up to a second a cycle, and not kept.
+
     >>> read_intervals("paper:resnet20").cycles.tolist()
     [0.0, 3.0, 4.0, 5.0, 7.0]
     """
     text = str(source)
     if text.startswith("paper:"):
         return _paper(text.removeprefix("paper:"), pruning_rate)
-    return parse_intervals(_load(text), pruning_rate=pruning_rate, name=text)
+    found = _load(text)
+    intervals = parse_intervals(found.table, pruning_rate=pruning_rate, name=text, p_within=found.p_within)
+    return replace(intervals, warnings=(*intervals.warnings, *found.warnings)) if found.warnings else intervals
 
 
 def parse_intervals(
-    table: "pandas.DataFrame | pyarrow.Table", *, pruning_rate: float | None = None, name: str = "table"
+    table: "pandas.DataFrame | pyarrow.Table",
+    *,
+    pruning_rate: float | None = None,
+    name: str = "table",
+    p_within: "pandas.DataFrame | pyarrow.Table | None" = None,
 ) -> Intervals:
     """Check a table with columns cycle (or percent_remaining), lo, max_lr, hi; more that an Oracle writes is used too.
 
-    The pruning rate may come with an Arrow table's metadata instead of as an argument.
+    The pruning rate may come with an Arrow table's metadata instead of as an argument. `p_within`: the table beside an
+    Oracle's, with columns cycle, max_lr, p_within, curve, curve_std.
     """
-    columns = _columns(table)
+    columns = columns_of(table)
     rate = _pruning_rate(table, pruning_rate)
     cycle_column = "cycle" if "cycle" in columns else "percent_remaining"
     missing = [column for column in (cycle_column, *RATE_COLUMNS) if column not in columns]
@@ -108,27 +185,53 @@ def parse_intervals(
 
     cycles, labels, warnings = _read_cycles(columns, rate)
     rates = {
-        column: [_number(value, column, label) for value, label in zip(columns[column], labels, strict=True)]
+        column: [number(value, column, label) for value, label in zip(columns[column], labels, strict=True)]
         for column in RATE_COLUMNS
     }
     for label, lo, best, hi in zip(labels, *rates.values(), strict=True):
         _check_interval(label, lo, best, hi)
 
     order = np.argsort(cycles)
-    return Intervals(
+    lo, max_lr, hi = (np.array(rates[column])[order] for column in RATE_COLUMNS)
+    outside = [numbers_or_nan(columns, column, order, labels) for column in OUTSIDE_COLUMNS]
+    _check_outside([labels[position] for position in order], lo, hi, *outside)
+    intervals = Intervals(
         name=name,
         cycles=np.array(cycles, dtype=float)[order],
-        lo=np.array(rates["lo"])[order],
-        max_lr=np.array(rates["max_lr"])[order],
-        hi=np.array(rates["hi"])[order],
+        lo=lo,
+        max_lr=max_lr,
+        hi=hi,
         pruning_rate=rate,
-        lo_on_edge=_flags(columns, "lo_on_edge", order, labels),
-        hi_on_edge=_flags(columns, "hi_on_edge", order, labels),
-        num_candidates=_mean(columns, "num_candidates", labels),
-        num_seeds=_mean(columns, "num_seeds", labels),
+        lo_on_edge=flags(columns, "lo_on_edge", order, labels),
+        hi_on_edge=flags(columns, "hi_on_edge", order, labels),
+        num_candidates=mean_count(columns, "num_candidates", labels),
+        num_seeds=mean_count(columns, "num_seeds", labels),
         metadata=_described(table),
         warnings=warnings,
+        lo_outside=outside[0],
+        hi_outside=outside[1],
+        estimates=parse_estimates(columns, cycles=cycles, order=order, labels=labels, p_within=p_within),
     )
+    return _with_neighbours(intervals)
+
+
+def _with_neighbours(intervals: Intervals) -> Intervals:
+    """Fill in the next candidates where the table names none, but its estimates tell the grid, and all of it was tried."""
+    if intervals.estimates is None:
+        return intervals
+    unknown = np.full(len(intervals.cycles), np.nan)
+    lo_outside, hi_outside = (
+        unknown.copy() if outside is None else outside.copy()
+        for outside in (intervals.lo_outside, intervals.hi_outside)
+    )
+    for index, (curve, row) in enumerate(zip(intervals.estimates.curves, intervals.estimates.rows, strict=True)):
+        if curve is None or row.get("num_candidates") != len(curve.max_lr):
+            continue
+        if np.isnan(lo_outside[index]) and intervals.lo[index] in curve.max_lr:
+            lo_outside[index] = curve.next_below(intervals.lo[index])
+        if np.isnan(hi_outside[index]) and intervals.hi[index] in curve.max_lr:
+            hi_outside[index] = curve.next_above(intervals.hi[index])
+    return replace(intervals, lo_outside=lo_outside, hi_outside=hi_outside)
 
 
 def paper_names() -> list[str]:
@@ -156,25 +259,54 @@ def _paper(name: str, pruning_rate: float | None) -> Intervals:
     return Intervals(**{**fields, "paper_curve": curve})
 
 
-def _load(source: str) -> Any:
-    """Read a file, or the oracle.parquet of a folder, here or in an object store."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loaded:
+    """What lies at a source: Arrow tables."""
+
+    table: Any
+    p_within: Any = None
+    warnings: tuple[str, ...] = ()
+
+
+def _load(source: str) -> _Loaded:
+    """Read a file, or the tables of a search's folder, here or in an object store."""
     try:
         kind = kind_of(source)
         where = file_within(source, "oracle.parquet") if kind == "folder" else source
-        suffix = Path(parted(where)[1]).suffix.lower()
+        below, name = parted(where)
+        suffix = Path(name).suffix.lower()
         if kind and suffix not in (".csv", ".parquet"):
             raise TableError(f"{shown(source)}: not a .csv or .parquet file")
         content = read_file(where) if kind else None
+        if content is not None and name == "oracle.parquet":
+            return _load_run(source, below, content)
     except FolderError as error:
         raise TableError(str(error)) from error
     if content is not None:
-        return _parsed(source, content, suffix)
+        return _Loaded(table=_parsed(source, content, suffix))
     if kind == "folder":
         raise TableError(f"{shown(source)}: no oracle.parquet in this folder; has its search finished a cycle?")
     raise TableError(
         f"{shown(source)}: no such file or folder; give oracle.parquet, a search's folder, a CSV file, "
         f"or {' or '.join(paper_names())}"
     )
+
+
+def _load_run(source: str, folder: str, content: bytes) -> _Loaded:
+    """oracle.parquet with all that its folder tells of it; `content`: its bytes."""
+    warnings: tuple[str, ...] = ()
+    if read_file(file_within(folder, "experiment.yaml"), 1) is not None:
+        from oracle.search.how_sure import with_estimates  # a second to import: only for runs
+
+        try:
+            table, p_within = with_estimates(folder)
+            return _Loaded(table=table, p_within=p_within)
+        except Error as error:
+            warnings = (f"how sure the intervals are cannot be told: {error}",)
+    table = _parsed(source, content, ".parquet")
+    beside = read_file(file_within(folder, "p_within.parquet"))
+    p_within = None if beside is None else _parsed(file_within(folder, "p_within.parquet"), beside, ".parquet")
+    return _Loaded(table=table, p_within=p_within, warnings=warnings)
 
 
 def _parsed(source: str, content: bytes, suffix: str) -> Any:
@@ -190,24 +322,6 @@ def _parsed(source: str, content: bytes, suffix: str) -> Any:
         raise TableError(f"{shown(source)}: cannot be read: {said}. A CSV file is UTF-8 text with commas") from error
 
 
-def _columns(table: Any) -> dict[str, list[Any]]:
-    if hasattr(type(table), "column_names"):  # Arrow
-        try:
-            names, values = table.column_names, [column.to_pylist() for column in table.columns]
-        except UnicodeDecodeError as error:
-            raise TableError(f"the table is not UTF-8 text ({error.object!r}); save it as UTF-8") from None
-    elif hasattr(table, "iloc"):  # pandas
-        names = [str(name) for name in table.columns]
-        values = [table.iloc[:, position].tolist() for position in range(len(names))]
-    else:
-        raise TableError(f"a table of intervals is a pandas DataFrame or a pyarrow Table, not {type(table).__name__}")
-    names = [name.strip() for name in names]  # CSV by hand: "cycle, lo, max_lr, hi"
-    for name in names:
-        if names.count(name) > 1:
-            raise TableError(f"column {name}: there {names.count(name)} times")
-    return dict(zip(names, values, strict=True))
-
-
 def _pruning_rate(table: Any, given: float | None) -> float:
     stored = _metadata(table).get(b"pruning_rate")
     try:
@@ -216,7 +330,7 @@ def _pruning_rate(table: Any, given: float | None) -> float:
         raise TableError(f"pruning rate in the table's metadata: {stored!r} is not a number") from None
     if given is None and known is None:
         raise TableError("pruning rate: not in the table; give the fraction removed per cycle (--pruning-rate 0.2)")
-    rate = _number(known if given is None else given, "pruning rate", "")
+    rate = number(known if given is None else given, "pruning rate", "")
     if 0 < rate < LEAST_PRUNING_RATE or 1 - LEAST_PRUNING_RATE < rate < 1:
         raise TableError(
             f"pruning rate: {rate:g} is closer to {round(rate)} than {LEAST_PRUNING_RATE:g}: nothing can be told from it"
@@ -239,24 +353,8 @@ def _described(table: Any) -> tuple[tuple[str, str], ...]:
     return tuple((name, value.decode(errors="replace")) for name, value in known.items() if value is not None)
 
 
-def _number(value: Any, column: str, label: str) -> float:
-    where = f"{label}: {column}" if label else column
-    if isinstance(value, str | bytes):
-        raise TableError(f"{where} is the text {value!r}; a number is needed")
-    if type(value).__name__ in {"NoneType", "NAType", "NaTType"}:
-        raise TableError(f"{where} is missing or NaN; a number is needed")
-    if not hasattr(value, "__float__"):
-        raise TableError(f"{where} is {value!r}; a number is needed")
-    if isinstance(value, bool | np.bool_):
-        raise TableError(f"{where} is {value}; a number is needed")
-    number = float(value)
-    if not math.isfinite(number):
-        raise TableError(f"{where} is {'missing or NaN' if math.isnan(number) else 'infinite'}; a number is needed")
-    return number
-
-
 def _cycle(value: Any, row: int) -> int:
-    cycle = _number(value, "cycle", f"row {row}")
+    cycle = number(value, "cycle", f"row {row}")
     if cycle < 0 or cycle != int(cycle):
         raise TableError(f"row {row}: cycle {cycle!r} is not a whole number from 0 on")
     if cycle > LAST_CYCLE:
@@ -283,7 +381,7 @@ def _cycles_from_percent(values: Sequence[Any], rate: float) -> tuple[list[int],
     """Percent remaining is 100 (1-p)^m, so m = log(percent / 100) / log(1-p), rounded."""
     cycles, labels, warnings = [], [], []
     for row, value in enumerate(values, start=1):
-        percent = _number(value, "percent_remaining", f"row {row}")
+        percent = number(value, "percent_remaining", f"row {row}")
         if not 0 < percent <= 100:
             raise TableError(f"row {row}: percent_remaining is {percent:g}; it must be above 0 and at most 100")
         exact = math.log(percent / 100) / math.log1p(-rate)
@@ -299,6 +397,19 @@ def _cycles_from_percent(values: Sequence[Any], rate: float) -> tuple[list[int],
     return cycles, labels, warnings
 
 
+def _check_outside(labels: Sequence[str], lo: Floats, hi: Floats, lo_outside: Any, hi_outside: Any) -> None:
+    """NaN is fine: it compares as false."""
+    for position, label in enumerate(labels):
+        if lo_outside is not None and (lo_outside[position] >= lo[position] or lo_outside[position] < 0):
+            raise TableError(
+                f"{label}: lo_outside is {lo_outside[position]:g}; the next candidate below lo {lo[position]:g} is needed"
+            )
+        if hi_outside is not None and hi_outside[position] <= hi[position]:
+            raise TableError(
+                f"{label}: hi_outside is {hi_outside[position]:g}; the next candidate above hi {hi[position]:g} is needed"
+            )
+
+
 def _check_interval(label: str, lo: float, best: float, hi: float) -> None:
     if lo < 0:
         raise TableError(f"{label}: lo is {lo:g}; a learning rate cannot be below 0")
@@ -308,22 +419,3 @@ def _check_interval(label: str, lo: float, best: float, hi: float) -> None:
         raise TableError(f"{label}: the optimum max_lr is {best:g}; it must be above 0")
     if not lo <= best <= hi:
         raise TableError(f"{label}: the optimum max_lr {best:g} is outside its interval [{lo:g}, {hi:g}]")
-
-
-def _flags(columns: Mapping[str, list[Any]], column: str, order: Any, labels: Sequence[str]) -> tuple[bool, ...] | None:
-    if column not in columns:
-        return None
-    for value, label in zip(columns[column], labels, strict=True):
-        if value not in (0, 1):  # which False and True equal
-            raise TableError(f"{label}: {column} is {value!r}; true or false is needed")
-    return tuple(bool(columns[column][position]) for position in order)
-
-
-def _mean(columns: Mapping[str, list[Any]], column: str, labels: Sequence[str]) -> int | None:
-    if column not in columns:
-        return None
-    numbers = [_number(value, column, label) for value, label in zip(columns[column], labels, strict=True)]
-    for number, label in zip(numbers, labels, strict=True):
-        if number < 1 or number != int(number):
-            raise TableError(f"{label}: {column} is {number:g}; a whole number from 1 on is needed")
-    return round(math.fsum(numbers) / len(numbers))

@@ -1,11 +1,25 @@
 """What a fit says in words: the terminal and the report draw the same sentences and rows."""
 
+import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from silo_fit.result import CycleFit, Fit, Rival
+from oracle.view.words import how_sure
+from silo_fit.kinds import KindFit
+from silo_fit.result import CycleFit, Fit, Rival, in_words
+from silo_fit.tables import Intervals, Kind
+from silo_fit.verdict import Odds, Verdict
 
 # The numbers as people read them.
 LABELS = {"eps": "eps", "delta": "delta", "top": "eps + delta", "q": "q", "beta": "beta"}
+
+
+KIND_LABELS: Mapping[Kind, str] = {"sure": "surely inside", "estimated": "the table's own", "possible": "may be inside"}
+# What `how_sure` reads of a row of oracle.parquet.
+HOW_SURE_COLUMNS = {
+    "cycle", "curve_max_lr", "lo_possible", "lo_sure", "hi_sure", "hi_possible", "lo_open", "hi_open", "evidence",
+    "seed_se_lo", "image_se_lo", "seed_se_hi", "image_se_hi",
+}  # fmt: skip
 
 
 class Row(NamedTuple):
@@ -45,6 +59,114 @@ def rise(fit: Fit) -> str | None:
 def margin(row: CycleFit) -> str:
     """How far inside a cycle's interval the curve lies; on its edge, the rounding is not shown."""
     return f"{0.0 if row.on_edge else row.margin:+.2g}"
+
+
+def remarks(verdict: Verdict) -> str:
+    """What must be known beside a verdict, in one line; empty where there is nothing."""
+    return "; ".join(verdict.remarks)
+
+
+def kinds(fit: Fit) -> list[tuple[str, str, str]]:
+    """Each kind of intervals: its label, how many the curve hits, and the most that any curve hits; none to compare: []."""
+    if fit.intervals.estimates is None:
+        return []
+    return [
+        (KIND_LABELS[kind.kind], hits_of_kind(kind.hits, kind.num_intervals, fit.num_cycles), most(kind))
+        for kind in fit.kinds
+    ]
+
+
+def hits_of_kind(hits: int, num_intervals: int, num_cycles: int) -> str:
+    """How many intervals of a kind a curve hits; cycles without such an interval cannot be hit.
+
+    >>> hits_of_kind(9, 13, 13), hits_of_kind(7, 10, 13), hits_of_kind(0, 0, 13)
+    ('9 of 13', '7 of 13 (3 cycles have none)', '0 of 13 (no cycle has any)')
+    """
+    missing = num_cycles - num_intervals
+    said = "no cycle has any" if not num_intervals else f"{missing} cycle{'s have' if missing > 1 else ' has'} none"
+    return f"{hits} of {num_cycles}" + (f" ({said})" if missing else "")
+
+
+def most(kind: KindFit) -> str:
+    """The most intervals of a kind that any curve of the range hits."""
+    return f"{kind.most_hits}, proven" if kind.certified else f"{kind.reachable_hits} found, {kind.most_hits} at most"
+
+
+def parameter_table(fit: Fit) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: each number, its fitted value, and what all curves with the most hits leave of it, by kind."""
+    if fit.intervals.estimates is None:
+        return ["", "fitted", f"by all curves that hit {fit.hits}"], [list(row) for row in parameters(fit)]
+    head, rows = ["", "fitted"], [[label, value] for label, value, _ in parameters(fit)]
+    for kind in fit.kinds:
+        own = fit.intervals.of_kind(kind.kind)
+        if own is None or kind.limits is None:
+            continue
+        head.append(f"{KIND_LABELS[kind.kind]}, {kind.reachable_hits} hit")
+        if_exact = bool(own.lone(resolved=False))
+        for name, row in zip(LABELS, rows, strict=True):
+            row.append(_short(in_words(name, kind.limits, fit.settings, if_exact=if_exact)))
+    return head, rows
+
+
+def _short(range_in_words: str) -> str:
+    """For a column: without the words that its head makes needless."""
+    if range_in_words.startswith("not determined"):
+        return "not determined"
+    said = range_in_words.removeprefix("determined to ").replace(" if the intervals are", " if")
+    return said.replace("no upper bound (at least ", "at least ").rstrip(")")
+
+
+def certainty_table(
+    intervals: Intervals, rows: tuple[CycleFit, ...], verdict: Verdict | None
+) -> tuple[list[str], list[list[str]]]:
+    """Head and rows, one a cycle, of how sure the intervals are and how the curve stands in them; no rows: not known."""
+    if intervals.estimates is None:
+        return [], []
+    there = [kind for kind in intervals.kinds if kind != "estimated"]
+    head = ["cycle", "SILO", *(KIND_LABELS[kind] for kind in there)]
+    head += ["p inside", "points lost"] if verdict is not None else []
+    table = []
+    for index, row in enumerate(rows):
+        cells = [str(row.cycle), f"{row.silo:.4g}", *(ends(intervals, index, kind) for kind in there)]
+        table.append(cells + (list(_odds(verdict.odds[index])) if verdict is not None else []))
+    return head, table
+
+
+def ends(intervals: Intervals, index: int, kind: Kind) -> str:
+    """A range of ends of one cycle; what may reach beyond the grid says so."""
+    assert intervals.estimates is not None
+    assert kind != "estimated"
+    lo, hi = (float(values[index]) for values in intervals.estimates.ends[kind])
+    if math.isnan(lo):
+        return "none"
+    row, may = intervals.estimates.rows[index], kind == "possible"
+    low = f"{lo:.4g} or less" if may and row.get("lo_open") else f"{lo:.4g}"
+    return f"{low} .. {hi:.4g}" + (" or more" if may and row.get("hi_open") else "")
+
+
+def _odds(odds: Odds) -> tuple[str, str]:
+    if odds.p_within is None:
+        return "-", "-"
+    lost = "-" if odds.below_best is None else f"{100 * odds.below_best:.2f}"
+    return f"{odds.p_within:.3f}" + (" (beyond)" if odds.is_beyond else ""), lost
+
+
+def certainty(intervals: Intervals, index: int) -> str | None:
+    """How sure one cycle is, in a sentence; None where the table does not hold all that it is made of."""
+    row = intervals.estimates.rows[index] if intervals.estimates else {}
+    tolerance = tolerance_of(intervals)
+    if tolerance is None or HOW_SURE_COLUMNS - set(row) or row["lo_possible"] is None:
+        return None
+    return how_sure(row, tolerance=tolerance)
+
+
+def tolerance_of(intervals: Intervals) -> float | None:
+    """Of the intervals, a fraction of accuracy, as the table says; None where it says nothing that is one."""
+    try:
+        known = float(dict(intervals.metadata)["tolerance"])
+    except (KeyError, ValueError):
+        return None
+    return known if 0 < known < 1 else None
 
 
 def parameters(fit: Fit) -> list[tuple[str, str, str]]:

@@ -320,7 +320,7 @@ def test_edges_are_starred_and_missing_spreads_left_out() -> None:
     row: dict[str, Any] = dict.fromkeys(("val_accuracy", "test_accuracy", "val_accuracy_std", "test_accuracy_std"))
     row |= {"cycle": 3, "weights_remaining": 0.512, "max_lr": 0.1, "lo": 0.05, "hi": 0.1}
     row |= {"lo_on_edge": False, "hi_on_edge": True, "val_accuracy": 0.9712}
-    assert cells_of(row) == ["3", "51.20", "0.1", "[0.05, 0.1*]", "97.12", "-"]
+    assert cells_of(row) == ["3", "51.20", "0.1", "[0.05, 0.1*]", "-", "-", "97.12", "-"]
 
 
 def test_the_live_view_is_a_listener_that_needs_no_terminal(tiny: Tiny, tmp_path: Path) -> None:

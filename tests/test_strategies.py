@@ -233,7 +233,7 @@ def test_the_strategy_is_a_part_of_the_runs_identity(tiny: Tiny, tmp_path: Path)
     more = tiny("pruning.cycles=1")
     assert run_oracle(more, tmp_path, executor="local", strategy=dropping(more, parameters={"keep": 2})).num_rows == 2
     named = tiny("search={strategy: drop-diverged, keep: 2}")
-    with pytest.raises(ExperimentError, match=r"'drop-diverged' is not one that ships \(grid\).*strategy="):
+    with pytest.raises(ExperimentError, match=r"'drop-diverged' is not one that ships \(grid, adaptive\).*strategy="):
         run_oracle(named, tmp_path / "b", executor="local")
 
 
@@ -367,11 +367,11 @@ def test_edges_of_what_a_strategy_tried_are_not_said_to_be_the_grids(tiny: Tiny,
 
 def test_a_strategy_whose_rounds_repeat_is_refused_and_does_not_ask_for_ever(tiny: Tiny, tmp_path: Path) -> None:
     class Repeats(DropDiverged):
-        def _next_round(self, cycle: int, rows: pa.Table) -> Sequence[Pair]:
+        def next_trials(self, cycle: int, rows: pa.Table) -> Sequence[Pair]:
             return [(0.02, 0)]
 
     repeats = Repeats(candidates=(0.02,), seeds=(0, 1), tolerance=0.005)
-    with pytest.raises(ExperimentError, match=r"cycle 0: a round asks again for \(0\.02, 0\)"):
+    with pytest.raises(ExperimentError, match=r"cycle 0: asks for \(0\.02, 0\) again"):
         run_oracle(tiny("pruning.cycles=0"), tmp_path, executor="local", strategy=repeats)
 
 

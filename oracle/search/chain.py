@@ -42,7 +42,6 @@ from oracle.runs.tables import (
     TRIALS,
     Row,
     oracle_hash,
-    oracle_row,
     oracle_rows,
     p_within_rows,
     write_oracle,
@@ -229,8 +228,7 @@ class Chain:
         """Put the row into oracle.parquet. What followed from another optimum is no longer true, and goes."""
         row = progress.row
         assert row is not None
-        row = self._estimate(store.cycle, progress) | {name: value for name, value in row.items() if value is not None}
-        row = oracle_row(row)
+        row |= self._estimate(store.cycle, progress)
         commits.look().merge()
         known = self._rows[store.cycle] if store.cycle < len(self._rows) else None
         later = self._rows[store.cycle + 1 :] if known is not None and known["max_lr"] == row["max_lr"] else []

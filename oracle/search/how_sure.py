@@ -41,8 +41,9 @@ def with_estimates(out: str | Path | Folder) -> tuple[pa.Table, pa.Table]:
     """
     folder = opened(out)
     experiment, rows = read_experiment(folder), oracle_rows(folder)
+    written = p_within_rows(folder)
     by_cycle: Mapping[int, list[Row]] = {
-        row["cycle"]: [each for each in p_within_rows(folder) if each["cycle"] == row["cycle"]] for row in rows
+        row["cycle"]: [each for each in written if each["cycle"] == row["cycle"]] for row in rows
     }
     missing = [row for row in rows if row["curve_max_lr"] is None or not by_cycle[row["cycle"]]]
     trials = read_trials(folder) if missing else None

@@ -9,7 +9,7 @@ import pyarrow as pa
 from oracle.errors import ExperimentError
 from oracle.runs.cycle import only, pairs_of
 from oracle.runs.decisions import Decision, Pair
-from oracle.runs.tables import Row, oracle_row
+from oracle.runs.tables import ESTIMATED, Row, oracle_row
 from oracle.search.strategies import ROUND, Strategy, asked_by, without
 from oracle.search.until_sure import UntilSure
 
@@ -68,7 +68,7 @@ def cycle_progress(
             _check_round(strategy, cycle, decision, pairs, seeds)
             decision = decision.with_round(pairs)
         elif committed is not None and not _untrained(committed, seeds, there):
-            decision = decision.with_row(committed)
+            decision = decision.with_row(_decided(committed))
         else:
             every_seed = sorted({*seeds, *(seed for _, seed in there)})
             decision = decision.with_row(_chosen(strategy, cycle, rows, every_seed, there))
@@ -97,7 +97,7 @@ def _chosen(strategy: Strategy, cycle: int, rows: pa.Table, seeds: Sequence[int]
     try:
         if not isinstance(chosen, Mapping):
             raise ValueError(f"found {chosen!r}")
-        row = oracle_row({**chosen, "cycle": cycle})
+        row = _decided({**chosen, "cycle": cycle})
     except ValueError as error:
         raise ExperimentError(
             f"{where}: what it chose is no row of oracle.parquet ({error}); oracle.intervals.find_interval gives one"
@@ -109,6 +109,11 @@ def _chosen(strategy: Strategy, cycle: int, rows: pa.Table, seeds: Sequence[int]
             "the experiment goes on from its network there"
         )
     return row
+
+
+def _decided(row: Mapping[str, Any]) -> Row:
+    """A row without what is only estimated, which decides nothing and is computed as the row is committed."""
+    return oracle_row({name: value for name, value in row.items() if name not in ESTIMATED})
 
 
 def _untrained(row: Row, seeds: Sequence[int], there: set[Pair]) -> list[int]:

@@ -138,8 +138,7 @@ class Adaptive:
         own = of_cycle(rows, cycle)
         found = self._curve(own, rows)
         lo, hi = found.grid[found.lo], found.grid[found.hi]
-        row = describe_choice(own, max_lr=found.max_lr, lo=lo, hi=hi, grid=found.grid)
-        return row | found.columns()
+        return describe_choice(own, max_lr=found.max_lr, lo=lo, hi=hi, grid=found.grid)
 
     def trainings(self, cycle_count: int) -> Trainings:
         """At most, a later round asks for a candidate at each end, and a grid that may grow for all that it may."""
