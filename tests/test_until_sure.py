@@ -1,6 +1,7 @@
 """Seeds that are added where a cycle's optimum is not sure: what they train, what stays, stops, refusals."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -177,6 +178,20 @@ def test_a_lost_experiment_file_is_restored_though_seeds_were_added(tiny: Tiny, 
     again = run_oracle(experiment, tmp_path, executor="local")
     assert again.equals(table)
     assert read_oracle(tmp_path).equals(table)
+
+
+@pytest.mark.usefixtures("unsure")
+@pytest.mark.parametrize("lost", [["winners/cycle=001/seed=3.safetensors"], ["winners/cycle=000", "winners/cycle=001"]])
+def test_lost_winners_of_added_seeds_are_made_again(tiny: Tiny, tmp_path: Path, lost: list[str]) -> None:
+    experiment = tiny(*NINE, "pruning.cycles=1")
+    table = searched(experiment, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("winners/cycle=001/*")}
+    for name in lost:
+        path = tmp_path / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again = run_oracle(experiment, tmp_path, executor="local")
+    assert again.select(COUNTED).equals(table.select(COUNTED))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("winners/cycle=001/*")} == before
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,8 @@ class Chain:
         """Keep each seed's network at the optimum. Those whose final states are gone are trained once more."""
         max_lr = progress.chosen
         missing = [seed for seed in progress.seeds if self._read_winner(store, seed, max_lr) is None]
+        for seed in sorted(set(missing) - set(self._seeds)):  # whose parents may be lost, too
+            self._bring(seed, store)
         packs = {seed: pack_of(store, progress.trials, seed, max_lr) for seed in missing}
         finals = {seed: self._final(pack, max_lr) for seed, pack in packs.items()}
         again = [packs[seed] for seed in missing if finals[seed] is None]
