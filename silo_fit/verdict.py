@@ -23,7 +23,7 @@ from silo_fit.curve import SiloCurve
 from silo_fit.tables import Intervals
 
 CHANCE = 0.05  # that a verdict is wrong, at most
-MOST_CERTAIN = 0.999  # that is said: p_within is a share of 1000 draws
+MOST_CERTAIN = 0.999  # that is said: p_within is a share of 4000 draws
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from oracle.chain import run_oracle
 from oracle.cli import app
-from oracle.errors import ExperimentError
-from oracle.events import CycleStarted, Event, TrainingStarted
+from oracle.errors import DivergedError, ExperimentError
+from oracle.events import CycleStarted, Event, Notice, TrainingStarted
 from oracle.experiment import Experiment, load_experiment
 from oracle.intervals import estimate_interval, find_interval
 from oracle.records import read_oracle, read_trials
@@ -23,7 +23,7 @@ from oracle.runs.tables import ESTIMATED, P_WITHIN, from_parquet, to_parquet
 from oracle.search import certainty
 from oracle.search.accuracy_curve import AccuracyCurve
 from oracle.search.how_sure import with_estimates
-from oracle.search.strategies import Adaptive
+from oracle.search.strategies import Adaptive, spaced
 from search_spaces.grids import MaxLrGrid
 
 Tiny = Callable[..., Experiment]
@@ -114,6 +114,31 @@ def test_runs_of_older_versions_are_estimated_as_they_are_shown_and_not_written(
     assert found.equals(table)
     assert rows.equals(candidates)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")} == before
+
+
+def test_what_p_within_parquet_has_lost_is_made_anew(tiny: Tiny, tmp_path: Path) -> None:
+    experiment = tiny(*NINE)
+    searched(experiment, tmp_path)
+    whole = p_within(tmp_path)
+    (tmp_path / "p_within.parquet").unlink()
+    searched(experiment, tmp_path)
+    assert p_within(tmp_path).equals(whole)
+    (tmp_path / "winners/cycle=000/seed=0.safetensors").unlink()
+    searched(experiment, tmp_path)
+    assert p_within(tmp_path).equals(whole)
+
+
+def test_no_search_ends_for_want_of_an_estimate(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*args: Any) -> AccuracyCurve:
+        raise np.linalg.LinAlgError("Matrix is not positive definite")
+
+    monkeypatch.setattr(certainty, "accuracy_curve", failing)
+    said: list[Event] = []
+    rows = run_oracle(tiny(*NINE), tmp_path, executor="local", listeners=[said.append]).to_pylist()
+    assert [row["curve_max_lr"] for row in rows] == [None, None]
+    told = [event.text for event in said if isinstance(event, Notice)]
+    assert told.count("cycle 1: how sure its interval is cannot be told: Matrix is not positive definite") == 1
+    assert CliRunner().invoke(app, ["show", str(tmp_path)]).exit_code == 0
 
 
 def test_show_says_it_in_words_and_for_programs(tiny: Tiny, tmp_path: Path) -> None:
@@ -232,8 +257,12 @@ def test_more_cycles_and_more_seeds_go_on(tiny: Tiny, tmp_path: Path) -> None:
     starts = trained(tmp_path)
     searched(tiny(*ADAPTIVE, "pruning.cycles=2"), tmp_path)
     assert trained(tmp_path)[: len(starts)] == starts
+    before = trained(tmp_path)
     table = searched(tiny(*ADAPTIVE, "pruning.cycles=2", "seeds=[0, 1, 2]"), tmp_path)
     assert table["num_seeds"].to_pylist() == [3, 3, 3]
+    again = [start for start in trained(tmp_path) if start[0] == 0 and start[1] < 2]
+    assert [start for start in again if start in before] == [start for start in before if start[0] == 0]
+    assert len(set(again)) == len(again)  # of cycle 0, whatever was trained is not trained again
     assert {seed for _, seed in pairs_of(read_trials(tmp_path))} == {0, 1, 2}
 
 
@@ -272,9 +301,11 @@ def test_peaks_leave_nothing_to_search() -> None:
 # Where it looks
 
 
-def rounds_of(*, width: float, at: float, spacing: int = 3, tolerance: float = 0.005) -> list[list[int]]:
-    """The rounds that adaptive asks for on a planted parabola, as indices of 24 rates; without noise."""
-    grid = MaxLrGrid(low=0.01, high=1.0, points=24, spacing="log")
+def rounds_of(
+    *, width: float, at: float, spacing: int = 3, tolerance: float = 0.005, points: int = 24
+) -> list[list[int]]:
+    """The rounds that adaptive asks for on a planted parabola, as indices of the rates; hardly any noise."""
+    grid = MaxLrGrid(low=0.01, high=1.0, points=points, spacing="log")
     rates = grid.candidates()
     strategy = Adaptive(grid=grid, seeds=(0, 1, 2), tolerance=tolerance, num_validation=10_000, spacing=spacing)
     rows: list[dict[str, Any]] = []
@@ -310,3 +341,44 @@ def test_middles_are_tried_where_an_end_falls_steeply_and_edges_where_one_is_nea
     assert second
     assert rounds_of(width=9, at=11)[1:] in ([], [[0]], [[23]], [[0, 23]])  # flat: no gap falls by half a point
     assert 23 in {place for places in rounds_of(width=2, at=21)[1:] for place in places}
+
+
+@pytest.mark.parametrize(("points", "spacing"), [(24, 3), (51, 3), (10, 3), (8, 4), (24, 5)])
+def test_no_search_trains_more_than_its_plan_says_at_most(points: int, spacing: int) -> None:
+    grid = MaxLrGrid(low=0.01, high=1.0, points=points, spacing="log")
+    strategy = Adaptive(grid=grid, seeds=(0, 1, 2), tolerance=0.005, num_validation=10_000, spacing=spacing)
+    most, least = strategy.trainings(1).most, strategy.trainings(1).least
+    for at in np.linspace(0, points - 1, 12):
+        for width in (0.5, 1.0, 2.0, 4.0, 9.0):
+            asked = 3 * sum(map(len, rounds_of(width=width, at=at, spacing=spacing, points=points)))
+            assert least <= asked <= most
+
+
+@pytest.mark.parametrize("points", [1, 2, 3, 4, 5, 6])
+def test_small_grids_get_three_candidates_or_all(points: int) -> None:
+    grid = MaxLrGrid(spacing="explicit", values=tuple(0.1 * (place + 1) for place in range(points)))
+    assert len(spaced(grid.candidates(), 3)) >= min(3, points)
+
+
+def test_smaller_rates_are_tried_where_all_others_diverge() -> None:
+    grid = MaxLrGrid(low=0.01, high=1.0, points=10, spacing="log")
+    strategy, rates = Adaptive(grid=grid, seeds=(0, 1), tolerance=0.005, num_validation=1000), grid.candidates()
+    rows = [
+        {"cycle": 0, "seed": seed, "max_lr": max_lr, "outcome": "diverged", "round": 0}
+        for max_lr, seed in strategy.next_trials(0, pa.Table.from_pylist([], schema=SCHEMA))
+    ]
+    assert set(strategy.next_trials(0, pa.Table.from_pylist(rows, schema=SCHEMA))) == {(rates[0], 0), (rates[0], 1)}
+    rows += [{"cycle": 0, "seed": seed, "max_lr": rates[0], "outcome": "diverged", "round": 1} for seed in (0, 1)]
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    assert list(strategy.next_trials(0, table)) == []
+    with pytest.raises(DivergedError, match="every candidate of the grid"):
+        strategy.choose(0, table)
+
+
+def test_a_grid_grows_by_a_spacing_a_round() -> None:
+    grid = MaxLrGrid(low=0.01, high=0.1, points=12, spacing="log", extend=True, max_extra=24)
+    strategy = Adaptive(grid=grid, seeds=(0,), tolerance=0.005, num_validation=1000)
+    grown = grid.candidates()
+    for _ in range(3):  # one at a time, as an eighth of twelve is one
+        grown = grid.extended(grown, low=False, high=True)
+    assert list(strategy._grown(grid.candidates(), low=False, high=True)) == [grown[-1]]

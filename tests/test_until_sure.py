@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from faults import timeless
@@ -21,9 +22,15 @@ from oracle.events import Event, Notice, TrainingStarted, TrialFinished
 from oracle.experiment import Experiment
 from oracle.intervals import find_interval
 from oracle.records import read_oracle, read_trials
+from oracle.runs.decisions import Decision
+from oracle.runs.tables import TRIALS
 from oracle.search import until_sure
 from oracle.search.certainty import CurveReading
+from oracle.search.progress import cycle_progress
+from oracle.search.strategies import ROUND, Adaptive, GridSearch, Strategy
+from oracle.search.until_sure import UntilSure
 from oracle.training import run
+from search_spaces.grids import MaxLrGrid
 
 Tiny = Callable[..., Experiment]
 
@@ -89,6 +96,7 @@ def test_added_seeds_train_the_optima_before_and_what_is_in_doubt_at_the_unsure_
         }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unsure")
 @pytest.mark.parametrize("carry", ["keep", "retrain"])
 def test_stopped_at_any_training_and_run_again_it_ends_the_same(tiny: Tiny, tmp_path: Path, carry: str) -> None:
@@ -160,7 +168,7 @@ def test_a_seed_that_diverges_on_its_way_is_left_out_and_not_trained_again(
 @pytest.mark.usefixtures("unsure")
 def test_a_finished_folder_is_refused_with_the_command_that_trains_more_seeds(tiny: Tiny, tmp_path: Path) -> None:
     experiment = tiny(*NINE, "pruning.cycles=1")
-    searched(experiment, tmp_path)
+    searched(experiment, tmp_path, until_sure=None, max_seeds=None)
     with pytest.raises(
         FolderError, match=r'every cycle is finished.*--set "seeds=\[0, 1, 2\]" in place of --until-sure'
     ):
@@ -168,6 +176,92 @@ def test_a_finished_folder_is_refused_with_the_command_that_trains_more_seeds(ti
     more = searched(tiny(*NINE, "pruning.cycles=1", "seeds=[0, 1, 2]"), tmp_path, until_sure=None, max_seeds=None)
     assert more["num_seeds"].to_pylist() == [3, 3]
     assert more["num_seeds_added"].to_pylist() == [None, None]
+
+
+@pytest.mark.usefixtures("unsure")
+def test_the_same_command_on_what_it_has_finished_changes_nothing(tiny: Tiny, tmp_path: Path) -> None:
+    """As where it was killed after the last row."""
+    experiment = tiny(*NINE, "pruning.cycles=1")
+    table, starts = searched(experiment, tmp_path), trained(tmp_path)
+    assert searched(experiment, tmp_path).equals(table)
+    assert trained(tmp_path) == starts
+
+
+@pytest.mark.usefixtures("unsure")
+def test_more_seeds_than_a_finished_folder_has_are_chosen_anew_and_added_to(tiny: Tiny, tmp_path: Path) -> None:
+    searched(tiny(*NINE, "pruning.cycles=1"), tmp_path, until_sure=None, max_seeds=None)
+    table = searched(tiny(*NINE, "pruning.cycles=1", "seeds=[0, 1, 2]"), tmp_path)
+    assert table["num_seeds"].to_pylist() == [3, 4]
+    assert table["num_seeds_added"].to_pylist() == [0, 1]
+
+
+def planted_rows(strategy: Strategy, best: float, width: float) -> tuple[list[list[tuple[float, int]]], pa.Table]:
+    """All rounds that a strategy asks for on a planted peak, by candidates' places, and their trials."""
+    rates = strategy.candidates
+    trials, decision = TRIALS.empty_table(), Decision(basis={"seeds": list(strategy.seeds)})
+    while True:
+        progress = cycle_progress(
+            strategy, 0, decision, seeds=strategy.seeds, earlier=TRIALS.empty_table(), trials=trials
+        )
+        decision = progress.decision
+        if not progress.lacking:
+            return list(decision.rounds), trials
+        rows = []
+        for max_lr, seed in progress.lacking:
+            place = rates.index(max_lr)
+            noise = 0.0005 * np.random.default_rng([place, seed]).normal()
+            accuracy = max(0.1, 0.95 - 0.005 * ((place - best) / width) ** 2 + noise)
+            rows.append(
+                dict.fromkeys(TRIALS.names)
+                | {"cycle": 0, "seed": seed, "max_lr": max_lr, "outcome": "finished", "weights_remaining": 1.0}
+                | {"val_accuracy": accuracy, "val_loss": 1 - accuracy, "lineage": "x", "commit": "y"}
+            )
+        trials = pa.concat_tables([trials, pa.Table.from_pylist(rows, schema=TRIALS)])
+
+
+@pytest.mark.parametrize(("width", "best"), [(0.9, 5.5), (1.2, 5.6), (0.7, 8.4), (2.0, 3.0)])
+def test_the_curves_best_is_tried_before_seeds_are_added(width: float, best: float) -> None:
+    """A narrow peak between the rates that adaptive tries first: more seeds of those alone would never tell."""
+    grid = MaxLrGrid(low=0.01, high=1.0, points=12, spacing="log")
+    base = Adaptive(grid=grid, seeds=(0, 1, 2), tolerance=0.005, num_validation=1000)
+    strategy = UntilSure(
+        base=base, candidates=grid.candidates(), seeds=(0, 1, 2), tolerance=0.005, num_validation=1000,
+        probability=0.95, max_seeds=12,
+    )  # fmt: skip
+    rounds, trials = planted_rows(strategy, best, width)
+    row = strategy.choose(0, trials.append_column(ROUND, pa.array([0] * len(trials), type=ROUND.type)))
+    lost = 0.5 * ((grid.candidates().index(row["max_lr"]) - best) / width) ** 2
+    nearest = min(0.5 * ((place - best) / width) ** 2 for place in range(12))
+    assert lost - nearest <= 0.5
+    assert row["num_seeds_added"] <= 2
+    assert len(rounds) <= 6
+
+
+def test_ends_beside_candidates_without_the_added_seeds_are_not_the_grids() -> None:
+    grid = MaxLrGrid(low=0.01, high=1.0, points=7, spacing="log")
+    rates, rows = grid.candidates(), []
+    for place, max_lr in enumerate(rates):
+        for seed in (0, 1, 2):
+            if seed < 2 or place in (2, 3, 4):
+                accuracy = 0.95 if place in (2, 3, 4) else 0.90
+                rows.append(
+                    {"cycle": 0, "seed": seed, "max_lr": max_lr, "outcome": "finished", "val_accuracy": accuracy}
+                    | {"val_loss": 1 - accuracy}
+                )
+    base = GridSearch(grid=grid, seeds=(0, 1), tolerance=0.005)
+    strategy = UntilSure(
+        base=base, candidates=rates, seeds=(0, 1), tolerance=0.005, num_validation=1000, probability=0.95, max_seeds=4
+    )
+    row = strategy.choose(0, pa.Table.from_pylist(rows))
+    assert (row["lo"], row["hi"], row["num_seeds"]) == (rates[2], rates[4], 3)
+    assert (row["lo_on_edge"], row["hi_on_edge"]) == (False, False)
+    assert (row["lo_outside"], row["hi_outside"]) == (rates[1], rates[5])
+
+
+def test_one_seed_may_be_added_to(tiny: Tiny, tmp_path: Path) -> None:
+    experiment = tiny(*FLAT, "seeds=[0]")
+    [row] = searched(experiment, tmp_path, until_sure=0.9999, max_seeds=3).to_pylist()
+    assert (row["num_seeds"], row["num_seeds_added"]) == (3, 2)
 
 
 @pytest.mark.usefixtures("unsure")

@@ -68,6 +68,7 @@ def test_a_row_without_an_estimate_is_not_spoken_of() -> None:
         ({"seed_se_lo": 0.0005}, "only more validation images would narrow this"),
         ({"seed_se_lo": 0.0005, "image_se_hi": None}, "only more validation images would narrow this"),
         ({"image_se_lo": None, "image_se_hi": None}, "more seeds would narrow this"),
+        ({"evidence": "low", "seed_se_lo": 0.0005}, "more seeds would narrow this"),
         ({"lo_possible": 0.02, "hi_possible": 0.12}, "only a finer grid would narrow this"),
         (
             {"evidence": "assumed", "lo_sure": None},

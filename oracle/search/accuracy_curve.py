@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy.optimize import minimize
 
-LEVEL = 30.0  # points: standard deviation of the curve's level, which is free
+LEVEL = 2.0  # depths of the floor: standard deviation of the curve's level, which is free but for rounding
 FLOOR = (
     4.0  # accuracies this far below the best are not told apart; x the tolerance, or x half the best's binomial error
 )
@@ -31,7 +31,7 @@ NEAR = 0.75  # of the floor's depth: what lies within decides how long the curve
 CENTRES = {"tau": 0.5, "length": 0.7, "level": 0.5, "own": 0.35, "noise": 0.3}
 SPREADS = np.array([0.3, 0.15, 0.7, 0.7, 0.7])
 BOUND = 3.0  # of a number, in standard deviations of its prior
-JITTER = 1e-9  # of a variance, to keep factors of matrices real
+LEAST_NOISE = 1e-3  # depths of the floor, of accuracies and of draws: matrices keep their factors where all is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +56,13 @@ class AccuracyCurve:
 
     mean: Float[ndarray, "G"]  # points
     covariance: Float[ndarray, "G G"]
+    depth: float = 1.0  # points that the curve can tell apart, from its best down
+
+    @property
+    def std(self) -> Float[ndarray, "G"]:
+        """Of each candidate's accuracy, in points."""
+        found: np.ndarray = np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
+        return found
 
     def std_of_gap(self, one: int, other: int) -> float:
         """Of the difference of two candidates' accuracies, in points."""
@@ -64,8 +71,8 @@ class AccuracyCurve:
 
     def draws(self, number: int, random: np.random.Generator) -> Float[ndarray, "D G"]:
         """Curves drawn from the posterior."""
-        variances = np.diag(self.covariance)
-        factor = np.linalg.cholesky(self.covariance + np.diag(JITTER * (variances + variances.max())))
+        jitter = (LEAST_NOISE * self.depth) ** 2 * np.eye(len(self.mean))
+        factor = np.linalg.cholesky(self.covariance + jitter)
         return self.mean + random.standard_normal((number, len(self.mean))) @ factor.T
 
 
@@ -204,7 +211,7 @@ class _Model:
         tau, length = numbers[:2]
 
         def covariance(a: Float[ndarray, "A"], b: Float[ndarray, "B"]) -> Float[ndarray, "A B"]:
-            found: np.ndarray = LEVEL**2 + tau**2 * _matern(np.abs(a[:, None] - b) / length)[0]
+            found: np.ndarray = (LEVEL * table.depth) ** 2 + tau**2 * _matern(np.abs(a[:, None] - b) / length)[0]
             return found
 
         prior, evidence = covariance(table.rates, table.rates), self._evidence(table, numbers)
@@ -213,7 +220,9 @@ class _Model:
         )
         across = covariance(rates, table.rates)
         spread = covariance(rates, rates) - across @ solved[:, 1:] @ across.T
-        return AccuracyCurve(mean=table.best + across @ solved[:, 0], covariance=(spread + spread.T) / 2)
+        return AccuracyCurve(
+            mean=table.best + across @ solved[:, 0], covariance=(spread + spread.T) / 2, depth=table.depth
+        )
 
     def _numbers(self, table: _Table, v: Float[ndarray, "5"]) -> Float[ndarray, "5"]:
         scales: np.ndarray = table.centres * np.exp(v * SPREADS)
@@ -227,7 +236,14 @@ class _Model:
         scaled = np.outer(table.weights, table.weights) * own**2
         shared = np.full_like(matern, level**2)
         diagonal = np.diag((table.weights * noise) ** 2)
-        return [shared + scaled * matern + diagonal, scaled * slope, 2 * shared, 2 * scaled * matern, 2 * diagonal]
+        least = (LEAST_NOISE * table.depth) ** 2 * np.eye(len(matern))
+        return [
+            shared + scaled * matern + diagonal + least,
+            scaled * slope,
+            2 * shared,
+            2 * scaled * matern,
+            2 * diagonal,
+        ]
 
     def _evidence(self, table: _Table, numbers: Float[ndarray, "5"]) -> _Evidence:
         covariance = self._seed_covariance(table, numbers)[0]
@@ -254,7 +270,7 @@ class _Model:
         evidence = self._evidence(table, numbers)
         size, tau = len(table.rates), numbers[0]
         matern, slope = _matern(table.distances / numbers[1])
-        prior = LEVEL**2 + tau**2 * matern
+        prior = (LEVEL * table.depth) ** 2 + tau**2 * matern
         system = np.eye(size) + evidence.precision @ prior
         solved = np.linalg.solve(system, np.column_stack([evidence.shift, evidence.precision]))
         pull, freed = solved[:, 0], solved[:, 1:]

@@ -6,6 +6,7 @@ Numbers only: no files, no training.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from oracle.errors import DivergedError, TableError
 from oracle.search.accuracy_curve import AccuracyCurve, CycleAccuracies, accuracy_curve
 from oracle.search.trial_columns import trial_columns, trials_by_rate
 
-DRAWS = 1000
+DRAWS = 4000
 
 
 def estimate_interval(
@@ -51,7 +52,7 @@ def estimate_interval(
     - evidence: "assumed" with one seed, "low" with two, "measured" with more
     - curve, curve_std: the posterior's mean and standard deviation, one a candidate
 
-    1000 draws of the posterior, from a generator keyed by the cycle: the same trials give the same numbers. Raises
+    4000 draws of the posterior, from a generator keyed by the cycle: the same trials give the same numbers. Raises
     DivergedError and TableError as `find_interval`, and TableError where candidates, num_validation or confidence are none.
 
     >>> rows = [dict(cycle=0, seed=s, max_lr=r, outcome="finished", val_accuracy=a + s / 1000, val_loss=1 - a)
@@ -92,7 +93,7 @@ class CurveReading:
     def summary(self) -> dict[str, Any]:
         """As `estimate_interval` returns it."""
         sure = self.sure if self.num_seeds > 1 else None
-        spread = np.sqrt(np.diag(self.curve.covariance))
+        spread = self.curve.std
         return {
             "max_lr": self.max_lr,
             "lo": self.grid[self.lo],
@@ -236,15 +237,18 @@ Rows = dict[str, list[Any]]  # columns of one cycle
 
 def _checked(candidates: Sequence[float], num_validation: int, tolerance: float, confidence: float) -> list[float]:
     """The candidates, ascending. TableError where one of these is not what it must be."""
-    grid = sorted(float(max_lr) for max_lr in candidates)
-    if not grid or not grid[0] > 0 or not math.isfinite(grid[-1]) or len(set(grid)) < len(grid):
-        raise TableError(f"candidates must be distinct learning rates above 0, found {list(candidates)}")
-    if not num_validation >= 1:
-        raise TableError(f"num_validation must be a number of images, at least 1, found {num_validation}")
-    if not 0 < tolerance < 1:
-        raise TableError(f"tolerance must be a fraction of accuracy in (0, 1), found {tolerance}")
-    if not 0 < confidence < 1:
-        raise TableError(f"confidence must be a probability in (0, 1), as 0.95, found {confidence}")
+    try:
+        grid = sorted(float(max_lr) for max_lr in candidates)
+    except (TypeError, ValueError):
+        grid = []
+    if not grid or not all(0 < rate < math.inf for rate in grid) or len(set(grid)) < len(grid):
+        raise TableError(f"candidates must be distinct learning rates above 0, found {candidates!r}")
+    if not (isinstance(num_validation, Integral) and num_validation >= 1):
+        raise TableError(f"num_validation must be a number of images, at least 1, found {num_validation!r}")
+    if not (isinstance(tolerance, Real) and 0 < tolerance < 1):
+        raise TableError(f"tolerance must be a fraction of accuracy in (0, 1), found {tolerance!r}")
+    if not (isinstance(confidence, Real) and 0 < confidence < 1):
+        raise TableError(f"confidence must be a probability in (0, 1), as 0.95, found {confidence!r}")
     return grid
 
 
@@ -254,7 +258,10 @@ def _by_cycle(columns: Rows) -> tuple[int, dict[int, Rows]]:
         raise TableError("expected the trials of a cycle, found none")
     rows: dict[int, list[int]] = {}
     for index, cycle in enumerate(columns["cycle"]):
-        rows.setdefault(int(cycle), []).append(index)
+        number = float(cycle) if isinstance(cycle, Real) else math.nan
+        if not (number >= 0 and number.is_integer()):
+            raise TableError(f"cycle must be a whole number from 0 on, found {cycle!r}")
+        rows.setdefault(int(number), []).append(index)
     by_cycle = {
         cycle: {name: [values[index] for index in own] for name, values in columns.items()}
         for cycle, own in rows.items()

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from oracle.analysis.diagnostics import diagnose, has_diagnostics, write_diagnostics
 from oracle.data.images import Images
-from oracle.errors import CancelledError, FolderError
+from oracle.errors import CancelledError, Error, FolderError
 from oracle.events import (
     CancelToken,
     CycleFinished,
@@ -25,7 +25,7 @@ from oracle.events import (
 )
 from oracle.execution.jobs import Executor, Job, Pack, plan_packs
 from oracle.pruning.masks import emptied_layers
-from oracle.runs.cycle import Commits, CycleStore, only, pairs_of
+from oracle.runs.cycle import Commits, CycleStore, only
 from oracle.runs.decisions import Decision, Pair
 from oracle.runs.lineage import Lineages
 from oracle.runs.networks import (
@@ -47,6 +47,7 @@ from oracle.runs.tables import (
     write_oracle,
     write_p_within,
 )
+from oracle.search.certainty import CurveReading
 from oracle.search.how_sure import reading_of
 from oracle.search.progress import CycleProgress, cycle_progress
 from oracle.search.strategies import Adaptive, GridSearch, Strategy
@@ -106,6 +107,7 @@ class Chain:
                 self._diagnose(store, progress)
                 self._commit(store, commits, progress)
             self._pass(store, progress)
+        self._complete_candidates()
         return write_oracle(self._folder, self._experiment, self._rows)
 
     # The steps of a cycle, in order. Each returns at once where it has been done.
@@ -149,7 +151,11 @@ class Chain:
         while new := sorted({seed for _, seed in progress.lacking if seed not in self._seeds}):
             for seed in new:
                 if not self._bring(seed, store):
-                    assert isinstance(self._strategy, UntilSure)
+                    if not isinstance(self._strategy, UntilSure):
+                        raise FolderError(
+                            f"{self._folder.url}: cycle {store.cycle} was begun with seed {seed}, which has diverged since "
+                            "on the way there; go on with --until-sure, which adds another one"
+                        )
                     unusable = self._strategy.unusable | {seed}
                     self._strategy = replace(self._strategy, unusable=unusable)
             if not (isinstance(self._strategy, UntilSure) and self._strategy.unusable & set(new)):
@@ -168,12 +174,10 @@ class Chain:
             if self._parent(store, seed) is None:
                 write_parent(store, seed, self._make_parent(store, seed))
             pack = Pack(store=store, seed=seed, candidates=(max_lr,), again=not self._job.keep_finals)
-            winner = self._final(pack, max_lr)
-            if winner is None:
-                there = pack.pairs <= set(pairs_of(store.trials()))
-                self._train([replace(pack, again=pack.again or there)], trials=1)
-                winner = self._final(pack, max_lr)
-            outcomes = only(store.trials(), pack.pairs)["outcome"].to_pylist()
+            winner, outcomes = self._final(pack, max_lr), self._outcomes(pack)
+            if winner is None and outcomes != ["diverged"]:
+                self._train([replace(pack, again=pack.again or bool(outcomes))], trials=1)
+                winner, outcomes = self._final(pack, max_lr), self._outcomes(pack)
             if outcomes != ["finished"] or winner is None:
                 self._say(
                     f"cycle {to.cycle}: seed {seed} cannot be added, as it diverged at the optimum of cycle {cycle}"
@@ -184,6 +188,11 @@ class Chain:
         if self._parent(to, seed) is None:
             write_parent(to, seed, self._make_parent(to, seed))
         return True
+
+    @staticmethod
+    def _outcomes(pack: Pack) -> list[str]:
+        outcomes: list[str] = only(pack.store.trials(), pack.pairs)["outcome"].to_pylist()
+        return outcomes
 
     def _keep_winners(self, store: CycleStore, progress: CycleProgress) -> None:
         """Keep each seed's network at the optimum. Those whose final states are gone are trained once more."""
@@ -230,22 +239,38 @@ class Chain:
         """Put the row into oracle.parquet. What followed from another optimum is no longer true, and goes."""
         row = progress.row
         assert row is not None
-        row |= self._estimate(store.cycle, progress)
+        found = self._reading(store.cycle, [*self._passed, progress])
+        row |= found.columns() if found is not None else {}
         commits.look().merge()
         known = self._rows[store.cycle] if store.cycle < len(self._rows) else None
         later = self._rows[store.cycle + 1 :] if known is not None and known["max_lr"] == row["max_lr"] else []
         self._rows = [*self._rows[: store.cycle], row, *later]
+        self._write_candidates(store.cycle, found)
         write_oracle(self._folder, self._experiment, self._rows)
 
-    def _estimate(self, cycle: int, progress: CycleProgress) -> Row:
-        """How sure the row is, for oracle.parquet; p_within.parquet is rewritten. Nothing where one rate was tried."""
-        trials = pa.concat_tables([*(earlier.trials for earlier in self._passed), progress.trials])
-        found = reading_of(self._experiment, cycle, trials)
-        before = [row for row in p_within_rows(self._folder) if row["cycle"] < cycle]
-        if found is None:
-            return {}
-        write_p_within(self._folder, self._experiment, [*before, *found.by_candidate(cycle)])
-        return found.columns()
+    def _reading(self, cycle: int, so_far: Sequence[CycleProgress]) -> CurveReading | None:
+        """How sure a cycle's row is; None where that cannot be told. No search ends for want of an estimate."""
+        trials = pa.concat_tables([progress.trials for progress in so_far])
+        try:
+            return reading_of(self._experiment, cycle, trials)
+        except (Error, ArithmeticError, ValueError) as error:  # numpy's LinAlgError is a ValueError
+            self._say(f"cycle {cycle}: how sure its interval is cannot be told: {error}")
+            return None
+
+    def _write_candidates(self, cycle: int, found: CurveReading | None) -> None:
+        """Put a cycle's candidates into p_within.parquet, beside those of the other cycles that oracle.parquet has."""
+        others = {row["cycle"] for row in self._rows} - {cycle}
+        rows = [row for row in p_within_rows(self._folder) if row["cycle"] in others]
+        rows += [] if found is None else found.by_candidate(cycle)
+        if rows or self._folder.size("p_within.parquet") is not None:
+            write_p_within(self._folder, self._experiment, sorted(rows, key=lambda row: (row["cycle"], row["max_lr"])))
+
+    def _complete_candidates(self) -> None:
+        """Make anew what p_within.parquet has lost of finished cycles."""
+        there = {row["cycle"] for row in p_within_rows(self._folder)}
+        for cycle, row in enumerate(self._rows):
+            if row["curve_max_lr"] is not None and cycle not in there:
+                self._write_candidates(cycle, self._reading(cycle, self._passed[: cycle + 1]))
 
     def _pass(self, store: CycleStore, progress: CycleProgress) -> None:
         """Go on to the next cycle."""

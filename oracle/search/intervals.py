@@ -65,17 +65,12 @@ def find_interval(trials: Any, *, tolerance: float) -> dict[str, Any]:
         first -= 1
     while last < len(candidates) - 1 and within[last + 1]:
         last += 1
-    last_candidate = len(candidates) - 1
     return {
         **_of_all(columns),
         "max_lr": candidates[best].max_lr,
         "lo": candidates[first].max_lr,
         "hi": candidates[last].max_lr,
-        "lo_on_edge": first == 0,
-        "hi_on_edge": last == last_candidate,
-        "optimum_on_edge": best in (0, last_candidate),
-        "lo_outside": candidates[first - 1].max_lr if first > 0 else None,
-        "hi_outside": candidates[last + 1].max_lr if last < last_candidate else None,
+        **beside([each.max_lr for each in candidates], *(candidates[index].max_lr for index in (best, first, last))),
         "holes": _holes(within, first, last),
         **_at_optimum(columns, candidates[best].max_lr),
     }
@@ -86,19 +81,27 @@ def describe_choice(trials: Any, *, max_lr: float, lo: float, hi: float, grid: S
 
     `trials`: of one cycle, as for `find_interval`. `grid`: all candidates, ascending, these among them.
     """
-    columns, first, last = trial_columns(trials), grid.index(lo), grid.index(hi)
+    columns = trial_columns(trials)
     return {
         **_of_all(columns),
         "max_lr": max_lr,
         "lo": lo,
         "hi": hi,
+        **beside(grid, max_lr, lo, hi),
+        "holes": None,
+        **_at_optimum(columns, max_lr),
+    }
+
+
+def beside(grid: Sequence[float], max_lr: float, lo: float, hi: float) -> dict[str, Any]:
+    """Whether optimum and ends lie on the edge of a grid (ascending), and the candidates next to the ends."""
+    first, last = grid.index(lo), grid.index(hi)
+    return {
         "lo_on_edge": first == 0,
         "hi_on_edge": last == len(grid) - 1,
         "optimum_on_edge": max_lr in (grid[0], grid[-1]),
         "lo_outside": grid[first - 1] if first > 0 else None,
         "hi_outside": grid[last + 1] if last < len(grid) - 1 else None,
-        "holes": None,
-        **_at_optimum(columns, max_lr),
     }
 
 

@@ -18,7 +18,7 @@ from oracle.runs.lineage import lineages_of
 from oracle.runs.networks import Form
 from oracle.runs.records import EXPERIMENT, read_experiment, write_experiment
 from oracle.runs.settings import Settings, read_settings, versions, write_settings
-from oracle.runs.tables import oracle_rows
+from oracle.runs.tables import oracle_hash, oracle_rows
 from oracle.search.chain import Chain
 from oracle.search.packing import fair_pack_size
 from oracle.search.preflight import Prepared, check_folder, check_settings, prepare
@@ -129,7 +129,9 @@ def _deciding(prepared: Prepared, folder: Folder, until_sure: float | None, max_
     experiment = prepared.experiment
     if until_sure is None:
         return prepared.strategy
-    if len(oracle_rows(folder)) == experiment.pruning.cycles + 1:
+    rows = oracle_rows(folder)
+    finished = len(rows) == experiment.pruning.cycles + 1 and oracle_hash(folder) == experiment.hash
+    if finished and rows[-1]["num_seeds_added"] is None:  # by a search that added none
         more = json.dumps([*experiment.seeds, max(experiment.seeds) + 1])
         raise FolderError(
             f"{folder.url}: every cycle is finished, and seeds are added only before a cycle's row is written; "

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from oracle.errors import ExperimentError
+from oracle.errors import DivergedError, ExperimentError
 from oracle.experiment import Experiment, Search, experiment_from_yaml
 from oracle.runs.decisions import Pair
 from oracle.runs.tables import TRIALS, Row
@@ -21,6 +21,7 @@ from oracle.search.certainty import CurveReading, read_curve
 from oracle.search.intervals import describe_choice, find_interval
 from search_spaces.grids import LEAST_RATE, MOST_RATE, MaxLrGrid
 
+LEAST_TRIED = 3  # candidates in Adaptive's first round
 LIKELY_REFINED = 1.0  # candidates that a later round of Adaptive asks for
 ROUND = pa.field("round", pa.int64())  # in which a trial was asked for, from 0; null in earlier cycles
 
@@ -118,19 +119,17 @@ class Adaptive:
         own = of_cycle(rows, cycle)
         if not own.num_rows:
             return every(spaced(self.grid.candidates(), self.spacing), self.seeds)
-        found = self._curve(own, rows)
-        edges = (0, len(found.grid) - 1)
-        missing = [edge not in found.tried for edge in edges]
-        refined = set[int]()
-        if self._rounds_within_grid(own) < self.rounds:
-            near = (found.lo <= self.spacing, found.hi >= edges[1] - self.spacing)
-            refined = {edge for edge, untried, is_near in zip(edges, missing, near, strict=True) if untried and is_near}
-            refined |= set(self._middles(found))
+        try:
+            found = self._curve(own, rows)
+        except DivergedError:  # the smallest rates are still to be tried, if there are any
+            least = min(own["max_lr"].to_pylist())
+            return every([max_lr for max_lr in self.grid.candidates() if max_lr < least], self.seeds)
+        refined = self._refined(found) if self._rounds_within_grid(own) < self.rounds else set()
         asked = {found.grid[index] for index in refined}
         if self.grid.extend:
-            low, high = found.lo == 0 and 0 not in refined, found.hi == edges[1] and edges[1] not in refined
-            grown = self.grid.extended(found.grid, low=low, high=high)
-            asked |= set(_outwards(grown, found.grid, self.spacing))
+            last = len(found.grid) - 1
+            low, high = found.lo == 0 and 0 not in refined, found.hi == last and last not in refined
+            asked |= set(self._grown(found.grid, low=low, high=high))
         return every(sorted(asked), self.seeds)
 
     def choose(self, cycle: int, rows: pa.Table) -> Row:
@@ -141,14 +140,14 @@ class Adaptive:
         return describe_choice(own, max_lr=found.max_lr, lo=lo, hi=hi, grid=found.grid)
 
     def trainings(self, cycle_count: int) -> Trainings:
-        """At most, a later round asks for a candidate at each end, and a grid that may grow for all that it may."""
+        """At most, later rounds ask for both edges once, and for two middles and the curve's best each."""
         candidates, first = len(self.grid.candidates()), len(spaced(self.grid.candidates(), self.spacing))
         later, grown = self.rounds - 1, self.grid.max_extra if self.grid.extend else 0
         return Trainings.of(
             cycle_count * len(self.seeds),
             least=first,
             likely=min(candidates, first + LIKELY_REFINED * later),
-            most=min(candidates, first + 2 * later) + grown,
+            most=min(candidates, first + (2 + 3 * later if later else 0)) + grown,
         )
 
     def _curve(self, own: pa.Table, rows: pa.Table) -> CurveReading:
@@ -165,6 +164,25 @@ class Adaptive:
         candidates = set(self.grid.candidates())
         pairs = zip(own["max_lr"].to_pylist(), own[ROUND.name].to_pylist(), strict=True)
         return len({number for max_lr, number in pairs if max_lr in candidates})
+
+    def _refined(self, found: CurveReading) -> set[int]:
+        """Candidates within the grid that would tell more: edges, middles, the curve's best where it is far above."""
+        last = len(found.grid) - 1
+        near = {0} if found.lo <= self.spacing else set()
+        near |= {last} if found.hi >= last - self.spacing else set()
+        best = int(found.curve.mean.argmax())
+        lost = found.curve.mean[best] - found.curve.mean[found.chosen]
+        steep = {best} if lost > 100 * self.tolerance else set()
+        return (near | set(self._middles(found)) | steep) - set(found.tried)
+
+    def _grown(self, grid: Sequence[float], *, low: bool, high: bool) -> Iterator[float]:
+        """What to try beyond the edges named: growth by `spacing` candidates at least."""
+        grown = tuple(grid)
+        while (more := self.grid.extended(grown, low=low, high=high)) != grown:
+            grown = more
+            if len(grown) - len(grid) >= self.spacing * (low + high):
+                break
+        return _outwards(grown, grid, self.spacing)
 
     def _middles(self, found: CurveReading) -> Iterator[int]:
         for low, high in pairwise(found.tried):
@@ -184,13 +202,17 @@ class Adaptive:
 def spaced(candidates: Sequence[float], spacing: int) -> tuple[float, ...]:
     """Every `spacing`-th candidate from the second on, and the last one where it would be more than a step from them.
 
-    >>> spaced([1, 2, 3, 4, 5, 6, 7, 8], 3), spaced([1, 2, 3, 4, 5, 6, 7], 3), spaced([1, 2, 3], 1)
-    ((2, 5, 8), (2, 5, 7), (1, 2, 3))
+    Three at least, where there are as many: fewer make no curve.
+
+    >>> spaced([1, 2, 3, 4, 5, 6, 7, 8], 3), spaced([1, 2, 3, 4, 5, 6, 7], 3), spaced([1, 2, 3, 4], 3)
+    ((2, 5, 8), (2, 5, 7), (1, 2, 3, 4))
     """
     start = min(1, spacing - 1, len(candidates) - 1)
     chosen = list(range(start, len(candidates), spacing))
     if chosen[-1] < len(candidates) - 2:
         chosen.append(len(candidates) - 1)
+    if len(chosen) < min(LEAST_TRIED, len(candidates)):
+        return spaced(candidates, spacing - 1)
     return tuple(candidates[index] for index in chosen)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from oracle.errors import TableError
@@ -23,6 +24,10 @@ def trial_columns(trials: Any) -> dict[str, list[Any]]:
         columns = {name: list(values) for name, values in trials.items()}
     else:
         rows: Sequence[Mapping[str, Any]] = list(trials)
+        if not rows:
+            raise TableError("expected trials, found none")
+        if not all(isinstance(row, Mapping) for row in rows):
+            raise TableError("trials must be a table, or rows that are mappings of column to value")
         names = dict.fromkeys(name for row in rows for name in row)
         columns = {name: [row.get(name) for row in rows] for name in names}
     missing = [name for name in REQUIRED if name not in columns]
@@ -33,12 +38,14 @@ def trial_columns(trials: Any) -> dict[str, list[Any]]:
 
 def trials_by_rate(columns: Mapping[str, list[Any]]) -> dict[float, dict[int, tuple[str, float, float]]]:
     """Outcome, validation accuracy and loss by max_lr and seed. TableError where one of them cannot be."""
-    rows = zip(*(columns[name] for name in REQUIRED[1:]), strict=True)
+    rows = zip(*(columns[name] for name in REQUIRED), strict=True)
     by_rate: dict[float, dict[int, tuple[str, float, float]]] = {}
-    for seed, max_lr, outcome, accuracy, loss in rows:
+    for cycle, seed, max_lr, outcome, accuracy, loss in rows:
+        if not (isinstance(max_lr, Real) and 0 < float(max_lr) < math.inf):
+            raise TableError(f"cycle {cycle}, seed {seed}: max_lr must be a number above 0, found {max_lr!r}")
         seeds = by_rate.setdefault(float(max_lr), {})
         if seed in seeds:
-            raise TableError(f"max_lr {max_lr:g}: seed {seed} is there twice")
+            raise TableError(f"cycle {cycle}, max_lr {max_lr:g}: seed {seed} is there twice")
         if outcome not in ("finished", "diverged"):
             raise TableError(f"max_lr {max_lr:g}, seed {seed}: outcome must be finished or diverged, found {outcome!r}")
         if outcome == "finished" and not (accuracy is not None and 0 <= accuracy <= 1):

@@ -10,12 +10,15 @@ import pyarrow.compute as pc
 from oracle.runs.decisions import Pair
 from oracle.runs.tables import Row
 from oracle.search.certainty import CurveReading, read_curve
+from oracle.search.intervals import beside
 from oracle.search.strategies import Strategy, every, of_cycle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UntilSure:
     """What another strategy asks for; then one seed more a round while its optimum is not sure.
+
+    Before that, where the curve's best has not been tried, it is.
 
     A seed that was added trains the candidates still in doubt: those that may be in the interval, and at least two, since
     one alone only shows the seed's own level.
@@ -50,12 +53,19 @@ class UntilSure:
         chosen = found.grid.index(self.choose(cycle, rows)["max_lr"])
         if found.p_near[chosen] >= self.probability or len(self.seeds) + len(added) >= self.max_seeds:
             return ()
-        seed = max(*self.seeds, *added, *self.unusable) + 1
+        best = max(range(len(found.grid)), key=lambda index: found.p_near[index])
+        if best not in found.tried and found.p_near[best] > found.p_near[chosen]:
+            return every([found.grid[best]], [*self.seeds, *added])
+        seed = max([*self.seeds, *added, *self.unusable]) + 1
         return every([found.grid[index] for index in _in_doubt(found, chosen)], [seed])
 
     def choose(self, cycle: int, rows: pa.Table) -> Row:
         """See `Strategy`."""
-        return self.base.choose(cycle, rows) | {"num_seeds_added": len(self._added(cycle, rows))}
+        row, added = self.base.choose(cycle, rows), self._added(cycle, rows)
+        if added:  # to the other strategy, candidates that lack them do not exist
+            grid = sorted({*self.candidates, *of_cycle(rows, cycle)["max_lr"].to_pylist()})
+            row |= beside(grid, row["max_lr"], row["lo"], row["hi"])
+        return row | {"num_seeds_added": len(added)}
 
     def probability_of(self, cycle: int, rows: pa.Table, max_lr: float) -> float:
         """That a rate is within the tolerance of the best."""

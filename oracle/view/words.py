@@ -35,14 +35,17 @@ def how_sure(row: Mapping[str, Any], *, tolerance: float) -> str | None:
 
 
 def advice(row: Mapping[str, Any]) -> str:
-    """What would narrow a row's ranges: seeds while their error exceeds the images', then images, then the grid."""
+    """What would narrow a row's ranges: seeds while their error exceeds the images', then images, then the grid.
+
+    Two seeds do not tell their error from the images'.
+    """
     if row["evidence"] == "assumed":
         return ASSUMED
     if (row["lo_possible"], row["hi_possible"]) == (row["lo_sure"], row["hi_sure"]):
         return GRID
     pairs = [(row[f"seed_se_{end}"], row[f"image_se_{end}"]) for end in ("lo", "hi")]
     known = [(seeds, images) for seeds, images in pairs if seeds is not None and images is not None]
-    if known and all(seeds < images for seeds, images in known):
+    if row["evidence"] == "measured" and known and all(seeds < images for seeds, images in known):
         return IMAGES
     return SEEDS
 
