@@ -28,10 +28,12 @@ FLOOR = (
 NEAR = 0.75  # of the floor's depth: what lies within decides how long the curve is
 # Centres of the priors: of tau in depths of the floor, of the length in decades of max_lr that are near, of the others in
 # the binomial standard deviation of the best accuracy; and the standard deviations of their logarithms.
-CENTRES = {"tau": 0.5, "length": 0.7, "level": 0.5, "own": 0.35, "noise": 0.3}
+CENTRES = {"tau": 0.5, "length": 1.0, "level": 0.5, "own": 0.35, "noise": 0.3}
 SPREADS = np.array([0.3, 0.15, 0.7, 0.7, 0.7])
 BOUND = 3.0  # of a number, in standard deviations of its prior
-LEAST_NOISE = 1e-3  # depths of the floor, of accuracies and of draws: matrices keep their factors where all is known
+LEAST_NOISE = (
+    1e-3  # depths of the floor: standard deviation of an accuracy, at least; without noise matrices lose their factors
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,6 @@ class AccuracyCurve:
 
     mean: Float[ndarray, "G"]  # points
     covariance: Float[ndarray, "G G"]
-    depth: float = 1.0  # points that the curve can tell apart, from its best down
 
     @property
     def std(self) -> Float[ndarray, "G"]:
@@ -71,8 +72,8 @@ class AccuracyCurve:
 
     def draws(self, number: int, random: np.random.Generator) -> Float[ndarray, "D G"]:
         """Curves drawn from the posterior."""
-        jitter = (LEAST_NOISE * self.depth) ** 2 * np.eye(len(self.mean))
-        factor = np.linalg.cholesky(self.covariance + jitter)
+        values, vectors = np.linalg.eigh(self.covariance)
+        factor = vectors * np.sqrt(np.maximum(values, 0.0))  # rounding leaves some a little below 0 where all is known
         return self.mean + random.standard_normal((number, len(self.mean))) @ factor.T
 
 
@@ -220,9 +221,7 @@ class _Model:
         )
         across = covariance(rates, table.rates)
         spread = covariance(rates, rates) - across @ solved[:, 1:] @ across.T
-        return AccuracyCurve(
-            mean=table.best + across @ solved[:, 0], covariance=(spread + spread.T) / 2, depth=table.depth
-        )
+        return AccuracyCurve(mean=table.best + across @ solved[:, 0], covariance=(spread + spread.T) / 2)
 
     def _numbers(self, table: _Table, v: Float[ndarray, "5"]) -> Float[ndarray, "5"]:
         scales: np.ndarray = table.centres * np.exp(v * SPREADS)
