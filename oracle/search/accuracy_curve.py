@@ -74,7 +74,8 @@ class AccuracyCurve:
         """Curves drawn from the posterior."""
         values, vectors = np.linalg.eigh(self.covariance)
         factor = vectors * np.sqrt(np.maximum(values, 0.0))  # rounding leaves some a little below 0 where all is known
-        return self.mean + random.standard_normal((number, len(self.mean))) @ factor.T
+        found: np.ndarray = self.mean + random.standard_normal((number, len(self.mean))) @ factor.T
+        return found
 
 
 def accuracy_curve(cycles: Sequence[CycleAccuracies], rates: Float[ndarray, "G"]) -> AccuracyCurve:
