@@ -64,9 +64,9 @@ def test_copies_that_do_not_fit_on_the_device_are_refused(augment, needed):
         DeviceImages(raw_images(5000, 3, 16_000, 16_000), validation=100, augment=augment, device=CPU)
 
 
-@pytest.mark.parametrize(("precision", "needed"), [("fp32", "13.4 TB"), ("fp64", "26.2 TB")])
+@pytest.mark.parametrize(("precision", "needed"), [("fp32", "18.6 TB"), ("fp64", "36.5 TB")])
 def test_a_network_that_does_not_fit_is_refused_before_it_is_made(tiny, monkeypatch, precision, needed):
-    """64 x 10^10 weights in its first layer: five copies of each, and a byte for its mask."""
+    """64 x 10^10 weights in its first layer: seven copies of each, and a byte for its mask."""
     images = SimpleNamespace(input_shape=(1, 100_000, 100_000), num_classes=10)
     monkeypatch.setattr("oracle.search.preflight.load_images", lambda *_: images)
     experiment = tiny("network.name=mlp-64x2", f"training.precision={precision}")

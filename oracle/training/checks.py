@@ -11,8 +11,8 @@ from oracle.networks import outline_network
 from oracle.pruning import find_method, next_masks
 from oracle.training.schedules import learning_rates
 
-TRAINED_COPIES = 3  # of a network's numbers, while one candidate is trained: values, gradients and momenta
-KEPT_COPIES = 2  # beside them, on the CPU: the parent, and the network at its best epoch
+TRAINED_COPIES = 4  # of a network's numbers, while one candidate is trained: values, gradients, momenta, a step's own
+KEPT_COPIES = 3  # beside them, on the CPU: the parent, what it was made from, and the network at its best epoch
 
 FEW_IMAGES = 2  # enough to see that gradient scores work
 
