@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 from oracle.runs.summaries import best_accuracies, clip_of_gaps, mean_accuracies
 from oracle.view.words import points
 from silo_fit import words
-from silo_fit.curve import Floats
 from silo_fit.estimates import Certainty, CycleCurve
 from silo_fit.result import Fit
+from silo_fit.tables import Intervals
 
 if TYPE_CHECKING:
     import pyarrow
@@ -30,7 +30,8 @@ def curve_figure(fit: Fit) -> go.Figure:
     rise = min(last, 1.25 * fit.curve.cycle_at(0.99))  # drawn finely, however far the last cycle is
     dense = np.unique(np.concatenate([np.linspace(0, end, 241) for end in (rise, last)]))
     low, high = fit.best_curves.band(dense)
-    highest = max(fit.intervals.scale, _ends_of(fit, "possible")[1].max(initial=0.0), float(np.max(fit.curve(dense))))
+    possible = _of_kind(fit, "possible")
+    highest = max(fit.intervals.scale, float(np.max(fit.curve(dense))), 0.0 if possible is None else possible.scale)
     roof = 1.12 * highest
     figure = go.Figure()
     figure.add_scatter(
@@ -69,16 +70,14 @@ def curve_figure(fit: Fit) -> go.Figure:
     return figure
 
 
-def _ends_of(fit: Fit, kind: Certainty) -> tuple[Floats, Floats]:
-    """Ranges of one kind, a cycle each, NaN where there is none; empty where the table has none."""
-    known = fit.intervals.estimates.ends if fit.intervals.estimates else {}
-    lo, hi = known.get(kind, (np.array([]), np.array([])))
-    return lo[~np.isnan(lo)], hi[~np.isnan(hi)]
+def _of_kind(fit: Fit, kind: Certainty) -> Intervals | None:
+    """The cycles that have a range of a kind; None where the table has none."""
+    return fit.intervals.of_kind(kind) if kind in fit.intervals.kinds else None
 
 
 def _add_range(figure: go.Figure, fit: Fit, kind: Certainty, line: dict[str, Any], name: str) -> None:
     """Draw a range of each cycle as a bar."""
-    own = fit.intervals.of_kind(kind) if kind in fit.intervals.kinds else None
+    own = _of_kind(fit, kind)
     if own is None:
         return
     figure.add_scatter(

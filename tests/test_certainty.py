@@ -339,7 +339,7 @@ def test_without_the_images_bits_nothing_is_said_of_them(bits: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"candidates": GRID[1:]}, r"cycle 0: max_lr 0\.003162 was tried, but is not among the 23 candidates; add it"),
+        ({"candidates": GRID[1:]}, r"max_lr 0\.003162 was tried, but is not among the 23 candidates; add it"),
         ({"candidates": [0.1, 0.1]}, "candidates must be distinct learning rates above 0"),
         ({"candidates": []}, "candidates must be distinct"),
         ({"candidates": [0.0, 1.0]}, "candidates must be distinct"),

@@ -2,19 +2,19 @@
 
     z[c, s] = mu(x_c) + a_s + w_c (g_s(x_c) + e_cs)      x = log10 max_lr; accuracies in points
 
-mu: a free level, and a Matern 5/2 process of standard deviation tau and length l. a_s: a seed's level, of standard
-deviation `level`. g_s: what a seed has of its own, a Matern 5/2 process of standard deviation `own` and length l / 4.
-e: noise, of standard deviation `noise`. w_c: a candidate's error rate over the best one's.
+mu: a level that is all but free, and a Matern 5/2 process of standard deviation tau and length l. a_s: a seed's level, of
+standard deviation `level`. g_s: what a seed has of its own, a Matern 5/2 process of standard deviation `own` and length
+l / 4. e: noise, of standard deviation `noise`. w_c: a candidate's error rate over the best one's.
 
 The five numbers are where their posterior is highest (MAP), given all cycles. What is asked of a cycle is linear in its
 accuracies from there on, so it may have any subset of candidates x seeds. Numbers only: numpy and scipy.
 
-The priors were measured on two problems, of 76 and 40 seeds; benchmarks/confidence.py judges them on others, too.
+The priors were measured on problems of 40 to 76 seeds each; benchmarks/confidence.py says on which, and judges on another.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -22,17 +22,16 @@ from numpy import ndarray
 from scipy.optimize import minimize
 
 LEVEL = 2.0  # depths of the floor: standard deviation of the curve's level, which is free but for rounding
-FLOOR = (
-    4.0  # accuracies this far below the best are not told apart; x the tolerance, or x half the best's binomial error
-)
+FLOOR = 4.0  # tolerances, or halves of the best's binomial error: accuracies this far below it are not told apart
 NEAR = 0.75  # of the floor's depth: what lies within decides how long the curve is
-# Centres of the priors: of tau in depths of the floor, of the length in decades of max_lr that are near, of the others in
-# the binomial standard deviation of the best accuracy; and the standard deviations of their logarithms.
-CENTRES = {"tau": 0.5, "length": 1.0, "level": 0.5, "own": 0.35, "noise": 0.3}
+# Of tau, the length, the seeds' level, own and noise: the centres of their priors (tau in depths of the floor, the length
+# in decades of max_lr that are near, the others in the best accuracy's binomial standard deviation); and the standard
+# deviations of their logarithms.
+CENTRES = np.array([0.5, 1.0, 0.5, 0.35, 0.3])
 SPREADS = np.array([0.3, 0.15, 0.7, 0.7, 0.7])
 BOUND = 3.0  # of a number, in standard deviations of its prior
 LEAST_NOISE = (
-    1e-3  # depths of the floor: standard deviation of an accuracy, at least; without noise matrices lose their factors
+    1e-3  # depths of the floor: an accuracy's least standard deviation; without it matrices lose their factors
 )
 
 
@@ -111,12 +110,6 @@ class _Table:
     best: float  # points
     depth: float  # of the floor, points
     decades: float  # of max_lr that are near the best
-    centres: Float[ndarray, "5"] = field(init=False)  # of the priors; that of the length is the model's
-
-    def __post_init__(self) -> None:
-        units = {"tau": self.depth, "length": 1.0}
-        centres = [centre * units.get(name, self.binomial) for name, centre in CENTRES.items()]
-        object.__setattr__(self, "centres", np.array(centres))
 
     @classmethod
     def of(cls, cycle: CycleAccuracies) -> "_Table":
@@ -180,6 +173,18 @@ def _matern(ratio: Float[ndarray, "A B"]) -> tuple[Float[ndarray, "A B"], Float[
     return (1 + r + r * r / 3) * decay, r * r * (1 + r) / 3 * decay
 
 
+def _seed_covariance(table: _Table, numbers: Float[ndarray, "5"]) -> list[Float[ndarray, "C C"]]:
+    """Of the accuracies of one seed about the curve; and its derivatives by the numbers' logarithms, tau's left out."""
+    _, length, level, own, noise = numbers
+    matern, slope = _matern(table.distances / (length / 4))
+    scaled = np.outer(table.weights, table.weights) * own**2
+    shared = np.full_like(matern, level**2)
+    diagonal = np.diag((table.weights * noise) ** 2)
+    least = (LEAST_NOISE * table.depth) ** 2 * np.eye(len(matern))
+    covariance = shared + scaled * matern + diagonal + least
+    return [covariance, scaled * slope, 2 * shared, 2 * scaled * matern, 2 * diagonal]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Evidence:
     """What a cycle's accuracies say of its curve: a normal likelihood, as its precision P and h = P times its mean."""
@@ -189,13 +194,35 @@ class _Evidence:
     log_density: float
     inverses: list[Float[ndarray, "c c"]]  # of each group's covariance
 
+    @classmethod
+    def of(cls, table: _Table, covariance: Float[ndarray, "C C"]) -> "_Evidence":
+        """`covariance`: of one seed's accuracies about the curve."""
+        size = len(table.rates)
+        precision, shift, log_density, inverses = np.zeros((size, size)), np.zeros(size), 0.0, []
+        for group in table.groups:
+            own = covariance[np.ix_(group.tried, group.tried)]
+            factor, inverse = np.linalg.cholesky(own), np.linalg.inv(own)
+            number = group.z.shape[1]
+            log_density -= number * float(np.log(np.diag(factor)).sum())
+            log_density -= 0.5 * float((group.z * (inverse @ group.z)).sum())
+            precision[np.ix_(group.tried, group.tried)] += number * inverse
+            shift[group.tried] += inverse @ group.z.sum(1)
+            inverses.append(inverse)
+        return cls(precision=precision, shift=shift, log_density=log_density, inverses=inverses)
+
+    def on(self, prior: Float[ndarray, "C C"]) -> tuple[Float[ndarray, "C"], Float[ndarray, "C C"], float]:
+        """With a prior covariance K: (I + P K)^-1 h, which K makes the posterior's mean; (I + P K)^-1 P; log |I + P K|."""
+        system = np.eye(len(prior)) + self.precision @ prior
+        solved = np.linalg.solve(system, np.column_stack([self.shift, self.precision]))
+        return solved[:, 0], solved[:, 1:], float(np.linalg.slogdet(system)[1])
+
 
 class _Model:
     """The density of the five numbers, as standard deviations of their priors' logarithms from the centres."""
 
     def __init__(self, tables: Sequence[_Table]) -> None:
         self._tables = tables
-        self._length = CENTRES["length"] * float(np.median([table.decades for table in tables]))
+        self._decades = float(np.median([table.decades for table in tables]))
 
     def cost(self, v: Float[ndarray, "5"]) -> tuple[float, Float[ndarray, "5"]]:
         """Minus the log posterior density of the numbers, but for a constant, and its gradient."""
@@ -212,53 +239,20 @@ class _Model:
         numbers = self._numbers(table, v)
         tau, length = numbers[:2]
 
-        def covariance(a: Float[ndarray, "A"], b: Float[ndarray, "B"]) -> Float[ndarray, "A B"]:
+        def prior(a: Float[ndarray, "A"], b: Float[ndarray, "B"]) -> Float[ndarray, "A B"]:
             found: np.ndarray = (LEVEL * table.depth) ** 2 + tau**2 * _matern(np.abs(a[:, None] - b) / length)[0]
             return found
 
-        prior, evidence = covariance(table.rates, table.rates), self._evidence(table, numbers)
-        solved = np.linalg.solve(
-            np.eye(len(prior)) + evidence.precision @ prior, np.column_stack([evidence.shift, evidence.precision])
-        )
-        across = covariance(rates, table.rates)
-        spread = covariance(rates, rates) - across @ solved[:, 1:] @ across.T
-        return AccuracyCurve(mean=table.best + across @ solved[:, 0], covariance=(spread + spread.T) / 2)
+        evidence = _Evidence.of(table, _seed_covariance(table, numbers)[0])
+        pull, freed, _ = evidence.on(prior(table.rates, table.rates))
+        across = prior(rates, table.rates)
+        spread = prior(rates, rates) - across @ freed @ across.T
+        return AccuracyCurve(mean=table.best + across @ pull, covariance=(spread + spread.T) / 2)
 
     def _numbers(self, table: _Table, v: Float[ndarray, "5"]) -> Float[ndarray, "5"]:
-        scales: np.ndarray = table.centres * np.exp(v * SPREADS)
-        scales[1] = self._length * math.exp(v[1] * SPREADS[1])
-        return scales
-
-    def _seed_covariance(self, table: _Table, numbers: Float[ndarray, "5"]) -> list[Float[ndarray, "C C"]]:
-        """Of the accuracies of one seed about the curve; and its derivatives by the numbers' logarithms, tau's left out."""
-        _, length, level, own, noise = numbers
-        matern, slope = _matern(table.distances / (length / 4))
-        scaled = np.outer(table.weights, table.weights) * own**2
-        shared = np.full_like(matern, level**2)
-        diagonal = np.diag((table.weights * noise) ** 2)
-        least = (LEAST_NOISE * table.depth) ** 2 * np.eye(len(matern))
-        return [
-            shared + scaled * matern + diagonal + least,
-            scaled * slope,
-            2 * shared,
-            2 * scaled * matern,
-            2 * diagonal,
-        ]
-
-    def _evidence(self, table: _Table, numbers: Float[ndarray, "5"]) -> _Evidence:
-        covariance = self._seed_covariance(table, numbers)[0]
-        size = len(table.rates)
-        precision, shift, log_density, inverses = np.zeros((size, size)), np.zeros(size), 0.0, []
-        for group in table.groups:
-            own = covariance[np.ix_(group.tried, group.tried)]
-            factor, inverse = np.linalg.cholesky(own), np.linalg.inv(own)
-            number = group.z.shape[1]
-            log_density -= number * float(np.log(np.diag(factor)).sum())
-            log_density -= 0.5 * float((group.z * (inverse @ group.z)).sum())
-            precision[np.ix_(group.tried, group.tried)] += number * inverse
-            shift[group.tried] += inverse @ group.z.sum(1)
-            inverses.append(inverse)
-        return _Evidence(precision=precision, shift=shift, log_density=log_density, inverses=inverses)
+        units = np.array([table.depth, self._decades, table.binomial, table.binomial, table.binomial])
+        numbers: np.ndarray = CENTRES * units * np.exp(v * SPREADS)
+        return numbers
 
     def _log_density(self, table: _Table, numbers: Float[ndarray, "5"]) -> tuple[float, Float[ndarray, "5"]]:
         """Of a cycle's accuracies, the curve integrated out; and its gradient by the numbers' logarithms.
@@ -267,21 +261,18 @@ class _Model:
         posterior, the derivative by A is A^-1 (R R' + n S - n A) A^-1 / 2, R the residuals z - m of n seeds, and by K it is
         (a a' - W) / 2, a = K^-1 m and W = P - P S P (Fisher's identity).
         """
-        evidence = self._evidence(table, numbers)
-        size, tau = len(table.rates), numbers[0]
+        covariance, *derivatives = _seed_covariance(table, numbers)
+        evidence, tau = _Evidence.of(table, covariance), numbers[0]
         matern, slope = _matern(table.distances / numbers[1])
         prior = (LEVEL * table.depth) ** 2 + tau**2 * matern
-        system = np.eye(size) + evidence.precision @ prior
-        solved = np.linalg.solve(system, np.column_stack([evidence.shift, evidence.precision]))
-        pull, freed = solved[:, 0], solved[:, 1:]
+        pull, freed, log_det = evidence.on(prior)
         mean, spread = prior @ pull, prior - prior @ freed @ prior
-        density = evidence.log_density - 0.5 * float(np.linalg.slogdet(system)[1]) + 0.5 * float(evidence.shift @ mean)
+        density = evidence.log_density - 0.5 * log_det + 0.5 * float(evidence.shift @ mean)
         by_prior = 0.5 * (np.outer(pull, pull) - freed)
         gradient = np.zeros(5)
         gradient[0] = float((by_prior * matern).sum()) * 2 * tau**2
         gradient[1] = float((by_prior * slope).sum()) * tau**2
-        covariance, *derivatives = self._seed_covariance(table, numbers)
-        by_seed = np.zeros((size, size))
+        by_seed = np.zeros_like(prior)
         for group, inverse in zip(table.groups, evidence.inverses, strict=True):
             place = np.ix_(group.tried, group.tried)
             residuals, number = group.z - mean[group.tried, None], group.z.shape[1]

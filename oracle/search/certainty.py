@@ -64,6 +64,9 @@ def estimate_interval(
     found = read_curve(
         trials, candidates=candidates, num_validation=num_validation, tolerance=tolerance, confidence=confidence
     )
+    unknown = sorted(set(found.grid) - set(candidates))
+    if unknown:
+        raise TableError(f"max_lr {unknown[0]:g} was tried, but is not among the {len(candidates)} candidates; add it")
     return found.summary()
 
 
@@ -134,15 +137,11 @@ class CurveReading:
 def read_curve(
     trials: Any, *, candidates: Sequence[float], num_validation: int, tolerance: float, confidence: float
 ) -> CurveReading:
-    """`estimate_interval`, with the curve itself."""
+    """`estimate_interval`, with the curve itself; what the last cycle tried is among the candidates, named or not."""
     grid, columns = _checked(candidates, num_validation, tolerance, confidence), trial_columns(trials)
     last, by_cycle = _by_cycle(columns)
     seeds, tried = _by_seed_and_rate(by_cycle[last])
-    unknown = sorted(set(tried) - set(grid))
-    if unknown:
-        raise TableError(
-            f"cycle {last}: max_lr {unknown[0]:g} was tried, but is not among the {len(grid)} candidates; add it"
-        )
+    grid = sorted({*grid, *tried})
     cycles = [_accuracies(rows, num_validation, tolerance) for _, rows in sorted(by_cycle.items())]
     curve = accuracy_curve(cycles, np.log10(grid))
     barred = np.array([any(math.isinf(value) for value in tried.get(max_lr, {}).values()) for max_lr in grid])
@@ -153,12 +152,11 @@ def read_curve(
     lo, hi = ends.of_mean
     outwards = {"lo": range(lo, -1, -1), "hi": range(hi, len(grid))}
     errors: dict[str, float | None] = {}
+    bits = _bits(by_cycle[last], num_validation)
     for end, indices in outwards.items():
         beyond = next((index for index in indices if eligible[index] and index != chosen), None)
         errors[f"seed_se_{end}"] = None if beyond is None else curve.std_of_gap(chosen, beyond) / 100
-        errors[f"image_se_{end}"] = (
-            None if beyond is None else _image_error(by_cycle[last], grid[chosen], grid[beyond], num_validation)
-        )
+        errors[f"image_se_{end}"] = None if beyond is None else _image_error(bits, grid[chosen], grid[beyond])
     return CurveReading(
         grid=tuple(grid),
         tried=tuple(index for index, max_lr in enumerate(grid) if max_lr in tried),
@@ -233,6 +231,7 @@ def _runs(
 
 
 Rows = dict[str, list[Any]]  # columns of one cycle
+Bits = Mapping[tuple[float, int], Bool[ndarray, "V"]]  # by max_lr and seed
 
 
 def _checked(candidates: Sequence[float], num_validation: int, tolerance: float, confidence: float) -> list[float]:
@@ -305,18 +304,18 @@ def _check_eligible(
     raise TableError(f"cycle {cycle}: no candidate has all seeds {list(seeds)}, so none can be chosen")
 
 
-def _image_error(rows: Rows, max_lr: float, other: float, num_validation: int) -> float | None:
-    bits = _bits(rows, num_validation)
+def _image_error(bits: Bits, max_lr: float, other: float) -> float | None:
+    """Standard error, from the images alone, of the accuracy lost from one rate to another; None without two seeds."""
     seeds = sorted(seed for rate, seed in bits if rate == max_lr and (other, seed) in bits)
     if len(seeds) < 2:
         return None
     lost = np.array([bits[max_lr, seed].astype(float) - bits[other, seed] for seed in seeds])
     # The variance of a sum is the sum of all covariances: without each seed's own, those of pairs are left.
     pairs = lost.sum(0).var(ddof=1) - lost.var(1, ddof=1).sum()
-    return math.sqrt(max(0.0, pairs / (len(seeds) * (len(seeds) - 1)) / num_validation))
+    return math.sqrt(max(0.0, pairs / (len(seeds) * (len(seeds) - 1)) / lost.shape[1]))
 
 
-def _bits(rows: Rows, num_validation: int) -> Mapping[tuple[float, int], Bool[ndarray, "V"]]:
+def _bits(rows: Rows, num_validation: int) -> Bits:
     """Which validation images a trial had right, where that is known of all of them."""
     return {
         (float(max_lr), seed): np.unpackbits(np.frombuffer(content, dtype=np.uint8))[:num_validation].astype(bool)

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from oracle.analysis.diagnostics import diagnose, has_diagnostics, write_diagnostics
 from oracle.data.images import Images
-from oracle.errors import CancelledError, Error, FolderError
+from oracle.errors import CancelledError, FolderError
 from oracle.events import (
     CancelToken,
     CycleFinished,
@@ -45,12 +45,11 @@ from oracle.runs.tables import (
     oracle_rows,
     p_within_rows,
     write_oracle,
-    write_p_within,
 )
 from oracle.search.certainty import CurveReading
-from oracle.search.how_sure import reading_of
+from oracle.search.how_sure import UNTOLD, keep_candidates, reading_of
 from oracle.search.progress import CycleProgress, cycle_progress
-from oracle.search.strategies import Adaptive, GridSearch, Strategy
+from oracle.search.strategies import STRATEGIES, Strategy
 from oracle.search.until_sure import UntilSure
 from oracle.search.winners import lost_winners, pack_of
 from oracle.storage import Folder
@@ -245,7 +244,7 @@ class Chain:
         known = self._rows[store.cycle] if store.cycle < len(self._rows) else None
         later = self._rows[store.cycle + 1 :] if known is not None and known["max_lr"] == row["max_lr"] else []
         self._rows = [*self._rows[: store.cycle], row, *later]
-        self._write_candidates(store.cycle, found)
+        keep_candidates(self._folder, self._experiment, self._rows, store.cycle, found)
         write_oracle(self._folder, self._experiment, self._rows)
 
     def _reading(self, cycle: int, so_far: Sequence[CycleProgress]) -> CurveReading | None:
@@ -253,24 +252,17 @@ class Chain:
         trials = pa.concat_tables([progress.trials for progress in so_far])
         try:
             return reading_of(self._experiment, cycle, trials)
-        except (Error, ArithmeticError, ValueError) as error:  # numpy's LinAlgError is a ValueError
+        except UNTOLD as error:
             self._say(f"cycle {cycle}: how sure its interval is cannot be told: {error}")
             return None
-
-    def _write_candidates(self, cycle: int, found: CurveReading | None) -> None:
-        """Put a cycle's candidates into p_within.parquet, beside those of the other cycles that oracle.parquet has."""
-        others = {row["cycle"] for row in self._rows} - {cycle}
-        rows = [row for row in p_within_rows(self._folder) if row["cycle"] in others]
-        rows += [] if found is None else found.by_candidate(cycle)
-        if rows or self._folder.size("p_within.parquet") is not None:
-            write_p_within(self._folder, self._experiment, sorted(rows, key=lambda row: (row["cycle"], row["max_lr"])))
 
     def _complete_candidates(self) -> None:
         """Make anew what p_within.parquet has lost of finished cycles."""
         there = {row["cycle"] for row in p_within_rows(self._folder)}
         for cycle, row in enumerate(self._rows):
             if row["curve_max_lr"] is not None and cycle not in there:
-                self._write_candidates(cycle, self._reading(cycle, self._passed[: cycle + 1]))
+                found = self._reading(cycle, self._passed[: cycle + 1])
+                keep_candidates(self._folder, self._experiment, self._rows, cycle, found)
 
     def _pass(self, store: CycleStore, progress: CycleProgress) -> None:
         """Go on to the next cycle."""
@@ -451,8 +443,7 @@ class Chain:
             return
         optima = [name for name, end in edges if row["max_lr"] == row[end]]
         what, ends = ("the optimum lies", optima) if optima else ("the interval ends", [name for name, _ in edges])
-        strategy = self._strategy.base if isinstance(self._strategy, UntilSure) else self._strategy
-        if not isinstance(strategy, GridSearch | Adaptive):
+        if self._experiment.search.strategy not in STRATEGIES:
             where, way_out = f"the {' and '.join(ends)} edge of what was tried", ""
         elif self._experiment.grid.extend:
             where = f"the grid's {' and '.join(ends)} edge"
@@ -466,7 +457,7 @@ class Chain:
         if not isinstance(self._strategy, UntilSure):
             return
         trials = pa.concat_tables([progress.trials for progress in self._passed])
-        found = self._strategy.probability_of(row["cycle"], trials, row["max_lr"])
+        found = self._strategy.probability_of(row["max_lr"], trials)
         if found < self._strategy.probability:
             seeds = f"{row['num_seeds']} seeds, as many as --max-seeds allows"
             self._say(

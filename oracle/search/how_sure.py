@@ -1,7 +1,7 @@
 """How sure a run's rows are: estimated as they are written, or afterwards for runs of versions that did not."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,25 +10,24 @@ import pyarrow.compute as pc
 from oracle.errors import Error
 from oracle.experiment import Experiment
 from oracle.runs.records import opened, read_experiment, read_trials
-from oracle.runs.tables import P_WITHIN, Row, oracle_rows, oracle_table, p_within_rows
+from oracle.runs.tables import P_WITHIN, TRIALS, Row, oracle_rows, oracle_table, p_within_rows, write_p_within
 from oracle.search.certainty import CurveReading, read_curve
 from oracle.storage import Folder
 
 CONFIDENCE = 0.95  # where the strategy names none
+UNTOLD = (Error, ArithmeticError, ValueError)  # why an estimate cannot be had; numpy's LinAlgError is a ValueError
 
 
 def reading_of(experiment: Experiment, cycle: int, trials: pa.Table) -> CurveReading | None:
     """The accuracy curve of a cycle, from the trials of all cycles up to it; None where fewer than two rates were tried.
 
-    Raises as `estimate_interval`, where a strategy of one's own chose what it cannot be asked about.
+    Raises one of `UNTOLD` where it cannot be told, as where a strategy of one's own chose without a complete candidate.
     """
-    trials = trials.filter(pc.less_equal(trials["cycle"], cycle))
-    tried = set(trials.filter(pc.equal(trials["cycle"], cycle))["max_lr"].to_pylist())
-    if len(tried) < 2:
+    if len(set(trials.filter(pc.equal(trials["cycle"], cycle))["max_lr"].to_pylist())) < 2:
         return None
     return read_curve(
-        trials,
-        candidates=sorted({*experiment.candidates(cycle), *tried}),
+        trials.filter(pc.less_equal(trials["cycle"], cycle)),
+        candidates=experiment.candidates(cycle),
         num_validation=experiment.data.validation,
         tolerance=experiment.tolerance,
         confidence=experiment.search.parameters.get("confidence", CONFIDENCE),
@@ -42,20 +41,26 @@ def with_estimates(out: str | Path | Folder) -> tuple[pa.Table, pa.Table]:
     """
     folder = opened(out)
     experiment, rows = read_experiment(folder), oracle_rows(folder)
-    written = p_within_rows(folder)
-    by_cycle: Mapping[int, list[Row]] = {
-        row["cycle"]: [each for each in written if each["cycle"] == row["cycle"]] for row in rows
-    }
+    by_cycle: dict[int, list[Row]] = {row["cycle"]: [] for row in rows}
+    for candidate in p_within_rows(folder):
+        by_cycle.setdefault(candidate["cycle"], []).append(candidate)
     missing = [row for row in rows if row["curve_max_lr"] is None or not by_cycle[row["cycle"]]]
-    trials = read_trials(folder) if missing else None
-    estimated = dict(by_cycle)
+    trials = read_trials(folder) if missing else TRIALS.empty_table()
     for row in missing:
-        assert trials is not None
-        found = None
-        with contextlib.suppress(Error, ArithmeticError, ValueError):  # numpy's LinAlgError is a ValueError
-            found = reading_of(experiment, row["cycle"], trials)
-        if found is not None:
-            row |= {name: value for name, value in found.columns().items() if row[name] is None}
-            estimated[row["cycle"]] = found.by_candidate(row["cycle"])
-    candidates = [each for row in rows for each in estimated[row["cycle"]]]
+        with contextlib.suppress(*UNTOLD):
+            if found := reading_of(experiment, row["cycle"], trials):
+                row |= {name: value for name, value in found.columns().items() if row[name] is None}
+                by_cycle[row["cycle"]] = found.by_candidate(row["cycle"])
+    candidates = [each for row in rows for each in by_cycle[row["cycle"]]]
     return oracle_table(experiment, rows), pa.Table.from_pylist(candidates, schema=P_WITHIN)
+
+
+def keep_candidates(
+    folder: Folder, experiment: Experiment, rows: Sequence[Row], cycle: int, found: CurveReading | None
+) -> None:
+    """Put a cycle's candidates into p_within.parquet, beside those of the other cycles of oracle.parquet's `rows`."""
+    others = {row["cycle"] for row in rows} - {cycle}
+    kept = [row for row in p_within_rows(folder) if row["cycle"] in others]
+    kept += [] if found is None else found.by_candidate(cycle)
+    if kept or folder.size("p_within.parquet") is not None:
+        write_p_within(folder, experiment, sorted(kept, key=lambda row: (row["cycle"], row["max_lr"])))

@@ -70,7 +70,9 @@ def find_interval(trials: Any, *, tolerance: float) -> dict[str, Any]:
         "max_lr": candidates[best].max_lr,
         "lo": candidates[first].max_lr,
         "hi": candidates[last].max_lr,
-        **beside([each.max_lr for each in candidates], *(candidates[index].max_lr for index in (best, first, last))),
+        **ends_within(
+            [each.max_lr for each in candidates], *(candidates[index].max_lr for index in (best, first, last))
+        ),
         "holes": _holes(within, first, last),
         **_at_optimum(columns, candidates[best].max_lr),
     }
@@ -87,13 +89,13 @@ def describe_choice(trials: Any, *, max_lr: float, lo: float, hi: float, grid: S
         "max_lr": max_lr,
         "lo": lo,
         "hi": hi,
-        **beside(grid, max_lr, lo, hi),
+        **ends_within(grid, max_lr, lo, hi),
         "holes": None,
         **_at_optimum(columns, max_lr),
     }
 
 
-def beside(grid: Sequence[float], max_lr: float, lo: float, hi: float) -> dict[str, Any]:
+def ends_within(grid: Sequence[float], max_lr: float, lo: float, hi: float) -> dict[str, Any]:
     """Whether optimum and ends lie on the edge of a grid (ascending), and the candidates next to the ends."""
     first, last = grid.index(lo), grid.index(hi)
     return {

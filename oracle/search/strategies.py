@@ -122,7 +122,7 @@ class Adaptive:
         if not own.num_rows:
             return every(spaced(self.grid.candidates(), self.spacing), self.seeds)
         try:
-            found = self._curve(own, rows)
+            found = self._curve(rows)
         except DivergedError:  # the smallest rates are still to be tried, if there are any
             least = min(own["max_lr"].to_pylist())
             return every([max_lr for max_lr in self.grid.candidates() if max_lr < least], self.seeds)
@@ -137,7 +137,7 @@ class Adaptive:
     def choose(self, cycle: int, rows: pa.Table) -> Row:
         """See `Strategy`."""
         own = of_cycle(rows, cycle)
-        found = self._curve(own, rows)
+        found = self._curve(rows)
         lo, hi = found.grid[found.lo], found.grid[found.hi]
         return describe_choice(own, max_lr=found.max_lr, lo=lo, hi=hi, grid=found.grid)
 
@@ -152,10 +152,10 @@ class Adaptive:
             most=min(candidates, first + (2 + 3 * later if later else 0)) + grown,
         )
 
-    def _curve(self, own: pa.Table, rows: pa.Table) -> CurveReading:
+    def _curve(self, rows: pa.Table) -> CurveReading:
         return read_curve(
             rows,
-            candidates=sorted({*self.grid.candidates(), *own["max_lr"].to_pylist()}),
+            candidates=self.grid.candidates(),
             num_validation=self.num_validation,
             tolerance=self.tolerance,
             confidence=self.confidence,

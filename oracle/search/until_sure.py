@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from oracle.runs.decisions import Pair
 from oracle.runs.tables import Row
 from oracle.search.certainty import CurveReading, read_curve
-from oracle.search.intervals import beside
+from oracle.search.intervals import ends_within
 from oracle.search.strategies import Strategy, every, of_cycle
 
 
@@ -49,7 +48,7 @@ class UntilSure:
         asked = () if added else self.base.next_trials(cycle, rows)
         if asked:
             return asked
-        found = self._reading(cycle, rows)
+        found = self._reading(rows)
         chosen = found.grid.index(self.choose(cycle, rows)["max_lr"])
         if found.p_near[chosen] >= self.probability or len(self.seeds) + len(added) >= self.max_seeds:
             return ()
@@ -64,23 +63,21 @@ class UntilSure:
         row, added = self.base.choose(cycle, rows), self._added(cycle, rows)
         if added:  # to the other strategy, candidates that lack them do not exist
             grid = sorted({*self.candidates, *of_cycle(rows, cycle)["max_lr"].to_pylist()})
-            row |= beside(grid, row["max_lr"], row["lo"], row["hi"])
+            row |= ends_within(grid, row["max_lr"], row["lo"], row["hi"])
         return row | {"num_seeds_added": len(added)}
 
-    def probability_of(self, cycle: int, rows: pa.Table, max_lr: float) -> float:
-        """That a rate is within the tolerance of the best."""
-        found = self._reading(cycle, rows)
+    def probability_of(self, max_lr: float, rows: pa.Table) -> float:
+        """That a rate is within the tolerance of the best, at the last of the rows' cycles."""
+        found = self._reading(rows)
         return found.p_near[found.grid.index(max_lr)]
 
     def _added(self, cycle: int, rows: pa.Table) -> list[int]:
         return sorted(set(of_cycle(rows, cycle)["seed"].to_pylist()) - set(self.seeds))
 
-    def _reading(self, cycle: int, rows: pa.Table) -> CurveReading:
-        so_far = rows.filter(pc.less_equal(rows["cycle"], cycle))
-        tried = of_cycle(rows, cycle)["max_lr"].to_pylist()
+    def _reading(self, rows: pa.Table) -> CurveReading:
         return read_curve(
-            so_far,
-            candidates=sorted({*self.candidates, *tried}),
+            rows,
+            candidates=self.candidates,
             num_validation=self.num_validation,
             tolerance=self.tolerance,
             confidence=self.probability,
