@@ -1,12 +1,15 @@
 """What tests share: a tiny experiment that trains in milliseconds, and the data that may be at hand."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from oracle.experiment import Experiment, load_experiment
+from silo_fit import cli
 
 CIFAR10 = Path(__file__).parents[2] / "shared" / "data" / "cifar10"  # image Parquet, beside a developer's checkout
 
@@ -28,6 +31,24 @@ def _one_thread() -> None:
 def tiny() -> Callable[..., Experiment]:
     """digits-mlp cut down to 3 epochs, 3 rates, 2 seeds and 2 cycles; more overrides may follow."""
     return lambda *overrides: load_experiment("digits-mlp", overrides=[*TINY, *overrides])
+
+
+@pytest.fixture
+def silo_fit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[Any, str, str]]:
+    """Run `silo-fit` in this process; returns exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[Any, str, str]:
+        monkeypatch.setattr(sys, "argv", ["silo-fit", *map(str, arguments)])
+        code: Any = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        return (code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="session")

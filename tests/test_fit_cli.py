@@ -8,27 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from silo_fit import cli, words
+from silo_fit import words
 from silo_fit.fit import fit
 from silo_fit.tables import read_intervals
 
 ROWS = "0,0.03,0.04,0.05\n3,0.05,0.06,0.07\n7,0.08,0.09,0.1\n"
-
-
-@pytest.fixture
-def silo_fit(monkeypatch, capsys):
-    """Run `silo-fit` in this process; return exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["silo-fit", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import io
 import json
-import sys
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -12,7 +11,6 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from oracle.errors import FolderError, TableError
-from silo_fit import cli
 from silo_fit.fit import fit
 from silo_fit.report import find_trials, write_report
 from silo_fit.tables import read_intervals
@@ -45,22 +43,6 @@ def run(bucket):
     pq.write_table(pa.table(ROWS).replace_schema_metadata({"pruning_rate": "0.2", "name": "mine"}), content)
     bucket.pipe_file("/bucket/run/oracle.parquet", content.getvalue())
     return "s3://bucket/run"
-
-
-@pytest.fixture
-def silo_fit(monkeypatch, capsys):
-    """Run `silo-fit` in this process; return exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["silo-fit", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.mark.parametrize("place", ["", "/", "?region=eu", "/oracle.parquet", "/oracle.parquet?region=eu"])

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import sys
 from html import unescape
 
 import numpy as np
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from oracle.errors import TableError
-from silo_fit import cli, words
+from silo_fit import words
 from silo_fit.certify import certify, found_limits
 from silo_fit.curve import SiloCurve, shape
 from silo_fit.determine import extreme_curves
@@ -61,22 +60,6 @@ def table():
 @pytest.fixture(scope="module")
 def result(table):
     return fit(parse_intervals(table, p_within=probabilities()), trials=10)
-
-
-@pytest.fixture
-def silo_fit(monkeypatch, capsys):
-    """Run `silo-fit` in this process; return exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["silo-fit", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture
