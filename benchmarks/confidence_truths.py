@@ -93,7 +93,37 @@ PROBLEMS: Mapping[str, Problem] = {
         ),
         seeds=40,
         every=2,
+    ),
+    "digits-rmsprop": Problem(
+        preset="digits-mlp",
+        overrides=(
+            "name=digits-rmsprop",
+            "network.name=fc-256x3",
+            "data.train=600",
+            "pruning.rate=0.4",
+            "pruning.cycles=4",
+            "schedule={shape: constant}",
+            "optimizer={name: rmsprop}",
+            "training.epochs=10",
+            "training.batch_size=32",
+            "grid.low=1e-5",
+            "grid.high=1e-1",
+        ),
+        seeds=40,
+        every=2,
         fresh=True,
+    ),
+    "cifar-plain": Problem(
+        preset="fc-cifar10-small",
+        overrides=(
+            *("name=cifar-plain", *CIFAR, "data.validation=800", "data.train=4000", "pruning.rate=0.5"),
+            *("pruning.method=lamp", "pruning.cycles=3", "pruning.rewind=weights", "schedule={shape: cosine}"),
+            *("optimizer={name: sgd, momentum: 0.0}", "training.epochs=6", "grid.low=1e-2", "grid.high=10"),
+        ),
+        seeds=40,
+        noisy=True,
+        fresh=True,
+        needs_data=True,
     ),
 }
 

@@ -15,10 +15,10 @@ from numpy import ndarray
 
 from benchmarks.confidence_truths import Truth
 from oracle.runs.decisions import Decision
+from oracle.search.adaptive import Adaptive
 from oracle.search.certainty import CurveReading, read_curve
 from oracle.search.intervals import find_interval
 from oracle.search.progress import cycle_progress
-from oracle.search.strategies import Adaptive
 
 CONFIDENCE = 0.95
 # Successive halving, by budget: (seeds so far, candidates that go on to that many).

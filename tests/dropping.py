@@ -13,7 +13,7 @@ import pyarrow as pa
 from oracle.chain import run_oracle
 from oracle.experiment import Experiment, load_experiment
 from oracle.intervals import find_interval
-from oracle.search.strategies import every, of_cycle
+from oracle.search.rounds import every, of_cycle
 
 
 @dataclass(frozen=True, kw_only=True)

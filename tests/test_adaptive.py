@@ -22,8 +22,8 @@ from oracle.runs.cycle import pairs_of
 from oracle.runs.tables import ESTIMATED, P_WITHIN, from_parquet, to_parquet
 from oracle.search import certainty
 from oracle.search.accuracy_curve import AccuracyCurve
+from oracle.search.adaptive import Adaptive, spaced
 from oracle.search.how_sure import with_estimates
-from oracle.search.strategies import Adaptive, spaced
 from search_spaces.grids import MaxLrGrid
 
 Tiny = Callable[..., Experiment]
@@ -301,30 +301,37 @@ def test_peaks_leave_nothing_to_search() -> None:
 # Where it looks
 
 
+Rounds = list[set[tuple[int, int]]]  # (index of the rate, seed)
+
+
 def rounds_of(
-    *, width: float, at: float, spacing: int = 3, tolerance: float = 0.005, points: int = 24
-) -> list[list[int]]:
-    """The rounds that adaptive asks for on a planted parabola, as indices of the rates; hardly any noise."""
+    *peaks: float, width: float, spacing: int = 3, tolerance: float = 0.005, points: int = 24, num_rounds: int = 2
+) -> list[Rounds]:
+    """What adaptive asks for at each cycle, on planted parabolas about these peaks; hardly any noise."""
     grid = MaxLrGrid(low=0.01, high=1.0, points=points, spacing="log")
     rates = grid.candidates()
-    strategy = Adaptive(grid=grid, seeds=(0, 1, 2), tolerance=tolerance, num_validation=10_000, spacing=spacing)
+    strategy = Adaptive(
+        grid=grid, seeds=SEEDS, tolerance=tolerance, num_validation=10_000, spacing=spacing, rounds=num_rounds
+    )
     rows: list[dict[str, Any]] = []
-    rounds: list[list[int]] = []
-    while True:
-        asked = strategy.next_trials(0, pa.Table.from_pylist(rows, schema=SCHEMA))
-        if not asked:
-            return rounds
-        rounds.append(sorted({rates.index(max_lr) for max_lr, _ in asked}))
-        for max_lr, seed in asked:
-            place = rates.index(max_lr)
-            accuracy = 0.95 - 0.005 * ((place - at) / width) ** 2 + 0.001 * seed
-            noise = 0.0005 * np.random.default_rng([place, seed]).normal()
-            rows.append(
-                {"cycle": 0, "seed": seed, "max_lr": max_lr, "outcome": "finished", "val_loss": 0.5}
-                | {"val_accuracy": max(0.1, accuracy + noise), "round": len(rounds) - 1}
-            )
+    cycles: list[Rounds] = []
+    for cycle, at in enumerate(peaks):
+        cycles.append([])
+        while asked := strategy.next_trials(cycle, pa.Table.from_pylist(rows, schema=SCHEMA)):
+            cycles[-1].append({(rates.index(max_lr), seed) for max_lr, seed in asked})
+            assert len(cycles[-1][-1]) == len(asked)
+            for max_lr, seed in asked:
+                place = rates.index(max_lr)
+                accuracy = 0.95 - 0.005 * ((place - at) / width) ** 2 + 0.001 * seed
+                noise = 0.0005 * np.random.default_rng([place, seed]).normal()
+                rows.append(
+                    {"cycle": cycle, "seed": seed, "max_lr": max_lr, "outcome": "finished", "val_loss": 0.5}
+                    | {"val_accuracy": max(0.1, accuracy + noise), "round": len(cycles[-1]) - 1}
+                )
+    return cycles
 
 
+SEEDS = (0, 1, 2)
 SCHEMA = pa.schema(
     [(name, pa.float64()) for name in ("cycle", "seed", "max_lr")]
     + [("outcome", pa.string())]
@@ -333,25 +340,55 @@ SCHEMA = pa.schema(
 )
 
 
-def test_middles_are_tried_where_an_end_falls_steeply_and_edges_where_one_is_near() -> None:
-    first, *later = rounds_of(width=1.5, at=11)
-    assert first == [1, 4, 7, 10, 13, 16, 19, 22]
-    [second] = later
-    assert set(second) <= {8, 11, 14}  # the lower middles of 7 to 10, 10 to 13 and 13 to 16
-    assert second
-    assert rounds_of(width=9, at=11)[1:] in ([], [[0]], [[23]], [[0, 23]])  # flat: no gap falls by half a point
-    assert 23 in {place for places in rounds_of(width=2, at=21)[1:] for place in places}
+def tried_in(asked: set[tuple[int, int]]) -> list[int]:
+    """The rates of a round in which every seed tries the same."""
+    places = sorted({place for place, _ in asked})
+    assert asked == {(place, seed) for place in places for seed in SEEDS}
+    return places
+
+
+def test_cycle_0_tries_every_third_rate_then_the_best_and_middles_where_an_end_falls_steeply() -> None:
+    [[first, second]] = rounds_of(11, width=1.5)
+    assert tried_in(first) == [1, 4, 7, 10, 13, 16, 19, 22]
+    # The curve's best, and lower middles of 7 to 10, 10 to 13 and 13 to 16.
+    assert 11 in tried_in(second)
+    assert {8, 14} & set(tried_in(second)) <= set(tried_in(second)) <= {8, 11, 14}
+
+
+def test_edges_are_tried_where_an_end_is_near_and_middles_not_where_nothing_falls() -> None:
+    [[_, flat]] = rounds_of(11, width=9)
+    assert set(tried_in(flat)) <= {0, 11, 12, 23}
+    [[_, *later]] = rounds_of(21, width=2)
+    assert 23 in {place for places in later for place in tried_in(places)}
+
+
+def test_later_cycles_try_with_one_seed_what_the_cycle_before_left_in_no_doubt() -> None:
+    _, [first, *_] = rounds_of(11, 11, width=2)
+    seeds = {place: {seed for own, seed in first if own == place} for place, _ in first}
+    assert set(seeds) == {1, 4, 7, 10, 13, 16, 19, 22}
+    assert [place for place in sorted(seeds) if seeds[place] == set(SEEDS)] == [10, 13]
+    assert all(own in ({0}, set(SEEDS)) for own in seeds.values())
+
+
+def test_an_interval_that_moved_is_found_and_tried_with_every_seed() -> None:
+    _, [first, second, *_] = rounds_of(5, 16, width=2, num_rounds=3)
+    assert {(16, 0)} == {pair for pair in first if pair[0] == 16}
+    assert {(16, 1), (16, 2)} <= second
+    assert not first & second
 
 
 @pytest.mark.parametrize(("points", "spacing"), [(24, 3), (51, 3), (10, 3), (8, 4), (24, 5)])
 def test_no_search_trains_more_than_its_plan_says_at_most(points: int, spacing: int) -> None:
     grid = MaxLrGrid(low=0.01, high=1.0, points=points, spacing="log")
-    strategy = Adaptive(grid=grid, seeds=(0, 1, 2), tolerance=0.005, num_validation=10_000, spacing=spacing)
-    most, least = strategy.trainings(1).most, strategy.trainings(1).least
-    for at in np.linspace(0, points - 1, 12):
-        for width in (0.5, 1.0, 2.0, 4.0, 9.0):
-            asked = 3 * sum(map(len, rounds_of(width=width, at=at, spacing=spacing, points=points)))
-            assert least <= asked <= most
+    strategy = Adaptive(grid=grid, seeds=SEEDS, tolerance=0.005, num_validation=10_000, spacing=spacing)
+    planned = strategy.trainings(2)
+    assert planned.most is not None
+    for at in np.linspace(0, points - 1, 6):
+        for width in (0.5, 2.0, 9.0):
+            for moved in (0, points - 1):
+                cycles = rounds_of(at, moved, width=width, spacing=spacing, points=points)
+                asked = sum(len(pairs) for rounds in cycles for pairs in rounds)
+                assert planned.least <= asked <= planned.most
 
 
 @pytest.mark.parametrize("points", [1, 2, 3, 4, 5, 6])

@@ -28,8 +28,8 @@ from oracle.runs.lineage import Lineages
 from oracle.runs.records import read_experiment, read_oracle, read_trials
 from oracle.search.intervals import find_interval
 from oracle.search.packing import fair_pack_size
+from oracle.search.rounds import every
 from oracle.search.run import run_oracle
-from oracle.search.strategies import every
 from oracle.storage import Folder
 from oracle.training.backends import Backend
 from oracle.training.parents import Winner, first_parent, next_parent

@@ -25,9 +25,11 @@ from oracle.records import read_oracle, read_trials
 from oracle.runs.decisions import Decision
 from oracle.runs.tables import TRIALS
 from oracle.search import until_sure
+from oracle.search.adaptive import Adaptive
 from oracle.search.certainty import CurveReading
 from oracle.search.progress import cycle_progress
-from oracle.search.strategies import ROUND, Adaptive, GridSearch, Strategy
+from oracle.search.rounds import ROUND
+from oracle.search.strategies import GridSearch, Strategy
 from oracle.search.until_sure import UntilSure
 from oracle.training import run
 from search_spaces.grids import MaxLrGrid

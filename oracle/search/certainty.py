@@ -93,6 +93,11 @@ class CurveReading:
         """The optimum."""
         return self.grid[self.chosen]
 
+    @property
+    def best(self) -> int:
+        """Where the curve is highest, tried or not."""
+        return int(self.curve.mean.argmax())
+
     def summary(self) -> dict[str, Any]:
         """As `estimate_interval` returns it."""
         sure = self.sure if self.num_seeds > 1 else None

@@ -10,7 +10,8 @@ from oracle.errors import ExperimentError
 from oracle.runs.cycle import only, pairs_of
 from oracle.runs.decisions import Decision, Pair
 from oracle.runs.tables import ESTIMATED, Row, oracle_row
-from oracle.search.strategies import ROUND, Strategy, asked_by, without
+from oracle.search.rounds import ROUND, without
+from oracle.search.strategies import Strategy, asked_by
 from oracle.search.until_sure import UntilSure
 
 

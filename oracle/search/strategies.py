@@ -5,34 +5,27 @@ that is killed and goes on finishes the same rounds, in whatever order their tri
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, ClassVar, Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from oracle.errors import DivergedError, ExperimentError
+from oracle.errors import ExperimentError
 from oracle.experiment import Experiment, Search, experiment_from_yaml
 from oracle.runs.decisions import Pair
 from oracle.runs.tables import TRIALS, Row
-from oracle.search.certainty import CurveReading, read_curve
-from oracle.search.intervals import describe_choice, find_interval
+from oracle.search.adaptive import Adaptive
+from oracle.search.intervals import find_interval
+from oracle.search.rounds import Trainings, every, of_cycle
 from search_spaces.grids import LEAST_RATE, MOST_RATE, MaxLrGrid
-
-LEAST_TRIED = 3  # candidates in Adaptive's first round
-LIKELY_REFINED = (
-    1.5  # candidates that a later round of Adaptive asks for: 1.3 to 1.9 on the problems of benchmarks/confidence.py
-)
-ROUND = pa.field("round", pa.int64())  # in which a trial was asked for, from 0; null in earlier cycles
 
 
 class Strategy(Protocol):
     """Decides from rows alone, and the same from the same: give it what it needs when it is made, and freeze it.
 
     `rows`: all trials of cycles 0 to `cycle` along the chain that were asked for, one row each, with the columns of
-    `tables.TRIALS` and `ROUND`; those of `cycle` in complete rounds.
+    `tables.TRIALS` and `rounds.ROUND`; those of `cycle` in complete rounds.
     """
 
     @property
@@ -48,20 +41,6 @@ class Strategy(Protocol):
 
     def choose(self, cycle: int, rows: pa.Table) -> Row:
         """The cycle's row of oracle.parquet, once next_trials asks for nothing more."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trainings:
-    """How many a whole search takes."""
-
-    least: int
-    likely: int
-    most: int | None  # None: nobody knows
-
-    @classmethod
-    def of(cls, times: int, *, least: float, likely: float, most: float) -> "Trainings":
-        """From numbers of candidates, each trained so many times."""
-        return cls(least=round(times * least), likely=round(times * likely), most=round(times * most))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,139 +68,6 @@ class GridSearch:
     def choose(self, cycle: int, rows: pa.Table) -> Row:
         """See `Strategy`."""
         return find_interval(of_cycle(rows, cycle), tolerance=self.tolerance)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adaptive:
-    """Few candidates with every seed, the accuracy curve between them, and more where that decides where an end lies.
-
-    First every `spacing`-th candidate, so placed that no end of the grid is more than a step from a tried one. Then, in up
-    to `rounds` rounds in all, an edge of the grid where an end lies within `spacing` steps of it, and the middle of a gap
-    with an end in it, where the curve falls by more than the tolerance and more than twice its standard error. A grid that
-    may grow goes on beyond an edge that the interval reaches. Optimum and interval are the curve's.
-    """
-
-    name: ClassVar[str] = "adaptive"
-
-    grid: MaxLrGrid
-    seeds: tuple[int, ...]
-    tolerance: float  # fraction of accuracy
-    num_validation: int
-    spacing: int = 3
-    rounds: int = 2
-    confidence: float = 0.95
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """See `Strategy`."""
-        return {"spacing": self.spacing, "rounds": self.rounds, "confidence": self.confidence}
-
-    def next_trials(self, cycle: int, rows: pa.Table) -> Sequence[Pair]:
-        """See `Strategy`."""
-        own = of_cycle(rows, cycle)
-        if not own.num_rows:
-            return every(spaced(self.grid.candidates(), self.spacing), self.seeds)
-        try:
-            found = self._curve(rows)
-        except DivergedError:  # the smallest rates are still to be tried, if there are any
-            least = min(own["max_lr"].to_pylist())
-            return every([max_lr for max_lr in self.grid.candidates() if max_lr < least], self.seeds)
-        refined = self._refined(found) if self._rounds_within_grid(own) < self.rounds else set()
-        asked = {found.grid[index] for index in refined}
-        if self.grid.extend:
-            last = len(found.grid) - 1
-            low, high = found.lo == 0 and 0 not in refined, found.hi == last and last not in refined
-            asked |= set(self._grown(found.grid, low=low, high=high))
-        return every(sorted(asked), self.seeds)
-
-    def choose(self, cycle: int, rows: pa.Table) -> Row:
-        """See `Strategy`."""
-        own = of_cycle(rows, cycle)
-        found = self._curve(rows)
-        lo, hi = found.grid[found.lo], found.grid[found.hi]
-        return describe_choice(own, max_lr=found.max_lr, lo=lo, hi=hi, grid=found.grid)
-
-    def trainings(self, cycle_count: int) -> Trainings:
-        """At most, later rounds ask for both edges once, and for two middles and the curve's best each."""
-        candidates, first = len(self.grid.candidates()), len(spaced(self.grid.candidates(), self.spacing))
-        later, grown = self.rounds - 1, self.grid.max_extra if self.grid.extend else 0
-        return Trainings.of(
-            cycle_count * len(self.seeds),
-            least=first,
-            likely=min(candidates, first + LIKELY_REFINED * later),
-            most=min(candidates, first + (2 + 3 * later if later else 0)) + grown,
-        )
-
-    def _curve(self, rows: pa.Table) -> CurveReading:
-        return read_curve(
-            rows,
-            candidates=self.grid.candidates(),
-            num_validation=self.num_validation,
-            tolerance=self.tolerance,
-            confidence=self.confidence,
-        )
-
-    def _rounds_within_grid(self, own: pa.Table) -> int:
-        """How many rounds of the cycle asked for more than a grid's growth."""
-        candidates = set(self.grid.candidates())
-        pairs = zip(own["max_lr"].to_pylist(), own[ROUND.name].to_pylist(), strict=True)
-        return len({number for max_lr, number in pairs if max_lr in candidates})
-
-    def _refined(self, found: CurveReading) -> set[int]:
-        """Candidates within the grid that would tell more: edges, middles, the curve's best where it is far above."""
-        last = len(found.grid) - 1
-        near = {0} if found.lo <= self.spacing else set()
-        near |= {last} if found.hi >= last - self.spacing else set()
-        best = int(found.curve.mean.argmax())
-        lost = found.curve.mean[best] - found.curve.mean[found.chosen]
-        steep = {best} if lost > 100 * self.tolerance else set()
-        return (near | set(self._middles(found)) | steep) - set(found.tried)
-
-    def _grown(self, grid: Sequence[float], *, low: bool, high: bool) -> Iterator[float]:
-        """What to try beyond the edges named: growth by `spacing` candidates at least."""
-        grown = tuple(grid)
-        while (more := self.grid.extended(grown, low=low, high=high)) != grown:
-            grown = more
-            if len(grown) - len(grid) >= self.spacing * (low + high):
-                break
-        return _outwards(grown, grid, self.spacing)
-
-    def _middles(self, found: CurveReading) -> Iterator[int]:
-        for low, high in pairwise(found.tried):
-            if high - low < 2:
-                continue
-            if low < found.lo <= high:
-                outside, inside = low, high
-            elif low <= found.hi < high:
-                outside, inside = high, low
-            else:
-                continue
-            fall = found.curve.mean[inside] - found.curve.mean[outside]
-            if fall > max(100 * self.tolerance, 2 * found.curve.std_of_gap(inside, outside)):
-                yield (low + high) // 2
-
-
-def spaced(candidates: Sequence[float], spacing: int) -> tuple[float, ...]:
-    """Every `spacing`-th candidate from the second on, and the last one where it would be more than a step from them.
-
-    Three at least, where there are as many: fewer make no curve.
-
-    >>> spaced([1, 2, 3, 4, 5, 6, 7, 8], 3), spaced([1, 2, 3, 4, 5, 6, 7], 3), spaced([1, 2, 3, 4], 3)
-    ((2, 5, 8), (2, 5, 7), (1, 2, 3, 4))
-    """
-    start = min(1, spacing - 1, len(candidates) - 1)
-    chosen = list(range(start, len(candidates), spacing))
-    if chosen[-1] < len(candidates) - 2:
-        chosen.append(len(candidates) - 1)
-    if len(chosen) < min(LEAST_TRIED, len(candidates)):
-        return spaced(candidates, spacing - 1)
-    return tuple(candidates[index] for index in chosen)
-
-
-def _outwards(grown: Sequence[float], grid: Sequence[float], spacing: int) -> Iterator[float]:
-    """Of what a grid grew by, every `spacing`-th going outwards, and the outermost."""
-    for side in ([rate for rate in grown if rate > grid[-1]], [rate for rate in grown if rate < grid[0]][::-1]):
-        yield from (rate for step, rate in enumerate(side, 1) if step % spacing == 0 or step == len(side))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -368,25 +214,3 @@ def trainings(experiment: Experiment, strategy: Strategy) -> Trainings:
             return Trainings(least=least, likely=least, most=least)
         case _:
             return Trainings(least=least, likely=least, most=None)
-
-
-# For strategies: what rounds are made of.
-
-
-def every(candidates: Sequence[float], seeds: Sequence[int]) -> tuple[Pair, ...]:
-    """Every candidate with every seed.
-
-    >>> every([0.1, 0.2], [0, 1])
-    ((0.1, 0), (0.2, 0), (0.1, 1), (0.2, 1))
-    """
-    return tuple((float(max_lr), seed) for seed in seeds for max_lr in candidates)
-
-
-def of_cycle(rows: pa.Table, cycle: int) -> pa.Table:
-    """The rows of one cycle."""
-    return rows.filter(pc.equal(rows["cycle"], cycle))
-
-
-def without(pairs: Sequence[Pair], there: Collection[Pair]) -> tuple[Pair, ...]:
-    """The pairs that are not there, in order."""
-    return tuple(pair for pair in pairs if pair not in there)

@@ -10,7 +10,8 @@ from oracle.runs.decisions import Pair
 from oracle.runs.tables import Row
 from oracle.search.certainty import CurveReading, read_curve
 from oracle.search.intervals import ends_within
-from oracle.search.strategies import Strategy, every, of_cycle
+from oracle.search.rounds import every, of_cycle
+from oracle.search.strategies import Strategy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
