@@ -1,6 +1,6 @@
 """How sure an Oracle is, judged against truths of many seeds: `python -m benchmarks.confidence [make NAME | searches]`.
 
-Without arguments the kept truths are judged (45 minutes on two cores). `make NAME` trains one anew; `searches` trains whole
+Without arguments the kept truths are judged. `make NAME` trains one anew; `searches` trains whole
 searches, choices feeding back into what is pruned, and keeps their optima and intervals.
 """
 

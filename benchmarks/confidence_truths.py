@@ -98,10 +98,9 @@ PROBLEMS: Mapping[str, Problem] = {
         preset="digits-mlp",
         overrides=(
             "name=digits-rmsprop",
-            "network.name=fc-256x3",
             "data.train=600",
             "pruning.rate=0.4",
-            "pruning.cycles=4",
+            "pruning.cycles=2",
             "schedule={shape: constant}",
             "optimizer={name: rmsprop}",
             "training.epochs=10",
@@ -110,7 +109,6 @@ PROBLEMS: Mapping[str, Problem] = {
             "grid.high=1e-1",
         ),
         seeds=40,
-        every=2,
         fresh=True,
     ),
     "cifar-plain": Problem(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 
-from oracle.runs.summaries import best_accuracies, clip_of_gaps, mean_accuracies
+from oracle.runs.summaries import best_accuracies, clip_of_gaps, mean_accuracies, seed_counts
 from oracle.view.words import points
 from silo_fit import words
 from silo_fit.estimates import Certainty, CycleCurve
@@ -91,22 +91,26 @@ def accuracy_figures(fit: Fit, trials: "pyarrow.Table | None") -> list[tuple[int
     """Each cycle's accuracy curve with its band, as far as they are known; dots are means over seeds, of `trials`."""
     if fit.intervals.estimates is None:
         return []
-    means = {} if trials is None else mean_accuracies(trials)
+    means, counts = ({}, {}) if trials is None else (mean_accuracies(trials), seed_counts(trials))
     figures = []
     for index, curve in enumerate(fit.intervals.estimates.curves):
         if curve is not None:
             cycle = fit.per_cycle[index].cycle
-            tried = {max_lr: mean for (at, max_lr), mean in means.items() if at == cycle and not math.isnan(mean)}
+            tried = {
+                max_lr: (100 * mean, counts[at, max_lr])
+                for (at, max_lr), mean in means.items()
+                if at == cycle and not math.isnan(mean)
+            }
             figures.append((cycle, _accuracy_figure(fit, index, curve, tried)))
     return figures
 
 
-def _accuracy_figure(fit: Fit, index: int, curve: CycleCurve, tried: Mapping[float, float]) -> go.Figure:
+def _accuracy_figure(fit: Fit, index: int, curve: CycleCurve, tried: Mapping[float, tuple[float, int]]) -> go.Figure:
+    """`tried`: mean accuracy in points, and of how many seeds, by max_lr."""
     row, tolerance = fit.per_cycle[index], words.tolerance_of(fit.intervals)
     mean, band = 100 * curve.mean, 100 * NORMAL_95 * curve.std
     bottom, top = float((mean - band).min()), float((mean + band).max())
-    seen = {rate: 100 * accuracy for rate, accuracy in tried.items()}
-    top = max([top, *seen.values()])
+    top = max([top, *(accuracy for accuracy, _ in tried.values())])
     room = 0.06 * max(top - bottom, 0.1)
     figure = go.Figure(layout={"template": None})
     figure.add_scatter(
@@ -124,18 +128,7 @@ def _accuracy_figure(fit: Fit, index: int, curve: CycleCurve, tried: Mapping[flo
             x=curve.max_lr[[0, -1]], y=[float(mean.max()) - 100 * tolerance] * 2, mode="lines", hoverinfo="skip",
             line={"color": GREY, "dash": "dash", "width": 2}, name=f"{points(tolerance)} below its best",
         )  # fmt: skip
-    shown = {rate: accuracy for rate, accuracy in seen.items() if accuracy >= bottom - room}
-    low = {rate: accuracy for rate, accuracy in seen.items() if rate not in shown}
-    for dots, heights, symbol, name in (
-        (shown, list(shown.values()), "circle", "tried, mean over seeds"),
-        (low, [bottom - room] * len(low), "triangle-down", "tried, lower than shown"),
-    ):
-        if dots:
-            figure.add_scatter(
-                x=list(dots), y=heights, mode="markers", name=name, customdata=list(dots.values()),
-                marker={"color": WHITE, "size": 9, "symbol": symbol, "line": {"color": DARK_BLUE, "width": 2}},
-                hovertemplate="max_lr %{x:.4g}<br>%{customdata:.2f}%<extra>mean over seeds</extra>",
-            )  # fmt: skip
+    _add_dots(figure, tried, bottom - room)
     if row.silo > 0:
         figure.add_scatter(
             x=[row.silo] * 2, y=[bottom - room, top + room], mode="lines", line={"color": ORANGE, "width": 3},
@@ -147,6 +140,29 @@ def _accuracy_figure(fit: Fit, index: int, curve: CycleCurve, tried: Mapping[flo
     figure.update_yaxes(title="validation accuracy, %", range=[bottom - 1.5 * room, top + 1.2 * room])
     _shade_ranges(figure, fit, index)
     return figure
+
+
+def _add_dots(figure: go.Figure, tried: Mapping[float, tuple[float, int]], bottom: float) -> None:
+    """Means over seeds; those of fewer seeds than others smaller, those below `bottom` as triangles there."""
+    most = max((count for _, count in tried.values()), default=0)
+    kinds: dict[str, list[float]] = {
+        "tried, mean over seeds": [],
+        "tried by fewer seeds": [],
+        "tried, lower than shown": [],
+    }
+    whole, fewer, low = kinds.values()
+    for rate, (accuracy, count) in tried.items():
+        (low if accuracy < bottom else whole if count == most else fewer).append(rate)
+    for (name, rates), symbol, size in zip(
+        kinds.items(), ("circle", "circle", "triangle-down"), (9, 6, 9), strict=True
+    ):
+        if rates:
+            figure.add_scatter(
+                x=rates, y=[max(tried[rate][0], bottom) for rate in rates], mode="markers", name=name,
+                customdata=[tried[rate] for rate in rates],
+                marker={"color": WHITE, "size": size, "symbol": symbol, "line": {"color": DARK_BLUE, "width": 2}},
+                hovertemplate="max_lr %{x:.4g}<br>%{customdata[0]:.2f}%<extra>seeds: %{customdata[1]}</extra>",
+            )  # fmt: skip
 
 
 def _shade_ranges(figure: go.Figure, fit: Fit, index: int) -> None:

@@ -23,6 +23,11 @@ def mean_accuracies(trials: Any) -> dict[tuple[int, float], float]:
     return {key: math.fsum(seeds.values()) / len(seeds) for key, seeds in sorted(found.items())}
 
 
+def seed_counts(trials: Any) -> dict[tuple[int, float], int]:
+    """How many seeds have trained each (cycle, max_lr); `trials` as above."""
+    return {key: len(seeds) for key, seeds in sorted(_by_seed(trials).items())}
+
+
 def best_accuracies(trials: Any) -> dict[int, float]:
     """The best mean of each cycle, among candidates that have every seed of the cycle and did not diverge.
 

@@ -18,6 +18,7 @@ if "MPLCONFIGDIR" not in os.environ:  # else matplotlib keeps its fonts' list in
 
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 
 def draw(trials: pa.Table, oracle: pa.Table, *, title: str) -> bytes:
@@ -72,7 +73,8 @@ def draw(trials: pa.Table, oracle: pa.Table, *, title: str) -> bytes:
 
 
 def _draw_ranges(axes: Any, rows: list[dict[str, Any]]) -> None:
-    """What is surely in each interval, dark, on what may be, light."""
+    """What is surely in each interval, dark, on what may be, light with a rim: behind it nothing may have been trained."""
+    rim = withStroke(linewidth=4.5, foreground="0.4")
     for kind, colour, width in (("possible", "white", 3.0), ("sure", "black", 6.0)):
         known = [row for row in rows if row[f"lo_{kind}"] is not None]
         axes.vlines(
@@ -83,6 +85,7 @@ def _draw_ranges(axes: Any, rows: list[dict[str, Any]]) -> None:
             linewidth=width,
             label={"possible": "may be within", "sure": "surely within"}[kind] if known else None,
             capstyle="butt",
+            path_effects=[rim] if kind == "possible" else [],
         )
 
 
