@@ -152,7 +152,7 @@ def width(answer: Answer) -> int:
 
 HEAD = (
     *("way", "trainings a cycle", "agree", "same optimum", "optimum within", "lo rms", "hi rms", "lo..hi, steps"),
-    *("possible holds lo / hi", "sure holds lo / hi", "width", "nothing sure", "seconds a cycle"),
+    *("possible holds lo / hi", "sure holds lo / hi", "width", "nothing sure", "CPU s a cycle"),
 )
 
 

@@ -37,7 +37,7 @@ class Answer:
     lo: int
     hi: int
     trainings: int
-    seconds: float  # of all that was computed; trainings are looked up
+    seconds: float  # of CPU, of all that was computed; trainings are looked up
     possible: tuple[int, int] | None = None
     sure: tuple[int, int] | None = None
     p_within: tuple[float, ...] = ()  # one a candidate; none where the way does not say
@@ -96,18 +96,18 @@ Way = Callable[[Draw], Iterator[Answer]]  # one answer a kept cycle, in order
 def todays(draw: Draw) -> Iterator[Answer]:
     """The paper's procedure: means over seeds, the best, its neighbours within the tolerance."""
     for rows in draw.tables:
-        begun = time.perf_counter()
+        begun = time.process_time()
         row = find_interval(rows, tolerance=draw.truth.experiment.tolerance)
         optimum, lo, hi = (draw.truth.grid.index(row[name]) for name in ("max_lr", "lo", "hi"))
-        yield Answer(optimum=optimum, lo=lo, hi=hi, trainings=len(rows), seconds=time.perf_counter() - begun)
+        yield Answer(optimum=optimum, lo=lo, hi=hi, trainings=len(rows), seconds=time.process_time() - begun)
 
 
 def full_curve(draw: Draw) -> Iterator[Answer]:
     """The accuracy curve through the same trainings."""
     for index, rows in enumerate(draw.tables):
-        begun = time.perf_counter()
+        begun = time.process_time()
         reading = draw.read(pa.concat_tables(draw.tables[: index + 1]))
-        yield Answer.of(reading, len(rows), time.perf_counter() - begun)
+        yield Answer.of(reading, len(rows), time.process_time() - begun)
 
 
 def adaptive(draw: Draw) -> Iterator[Answer]:
@@ -118,9 +118,9 @@ def adaptive(draw: Draw) -> Iterator[Answer]:
     )
     earlier = draw.tables[0].slice(0, 0)
     for cycle, rows in zip(draw.truth.cycles, draw.tables, strict=True):
-        begun = time.perf_counter()
+        begun = time.process_time()
         progress = cycle_progress(strategy, cycle, Decision(basis={}), seeds=seeds, earlier=earlier, trials=rows)
-        seconds = time.perf_counter() - begun
+        seconds = time.process_time() - begun
         earlier = pa.concat_tables([earlier, progress.trials])
         reading = draw.read(earlier)
         assert progress.row is not None
@@ -131,7 +131,7 @@ def adaptive(draw: Draw) -> Iterator[Answer]:
 def racing(draw: Draw, budget: int) -> Iterator[Answer]:
     """As SMAC races over instances: a challenger is met on the incumbent's seeds, and goes on while it is no worse."""
     for index in range(len(draw.truth.cycles)):
-        begun = time.perf_counter()
+        begun = time.process_time()
         accuracies = draw.accuracies(index)
         optimum, trained = race(accuracies, budget, np.random.default_rng((draw.key, index)))
         yield _paired(draw, index, optimum, trained, begun)
@@ -140,7 +140,7 @@ def racing(draw: Draw, budget: int) -> Iterator[Answer]:
 def halving(draw: Draw, budget: int) -> Iterator[Answer]:
     """Successive halving over seeds: all candidates with one, the best of them with more."""
     for index in range(len(draw.truth.cycles)):
-        begun = time.perf_counter()
+        begun = time.process_time()
         accuracies = draw.accuracies(index)
         trained = np.zeros(accuracies.shape, dtype=bool)
         order = np.arange(len(accuracies))
@@ -156,7 +156,7 @@ def wilcoxon(draw: Draw, budget: int) -> Iterator[Answer]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     for index in range(len(draw.truth.cycles)):
-        begun = time.perf_counter()
+        begun = time.process_time()
         accuracies = np.maximum(draw.accuracies(index), 0.0)  # the pruner takes no infinity
         trained = np.zeros(accuracies.shape, dtype=bool)
         study = optuna.create_study(direction="maximize", pruner=optuna.pruners.WilcoxonPruner(p_threshold=P_THRESHOLD))
@@ -224,7 +224,7 @@ def _paired(draw: Draw, index: int, optimum: int, trained: Bool[ndarray, "C S"],
         lo -= 1
     while hi < len(within) - 1 and within[hi + 1]:
         hi += 1
-    seconds = time.perf_counter() - begun
+    seconds = time.process_time() - begun
     return Answer(optimum=optimum, lo=lo, hi=hi, trainings=int(trained.sum()), seconds=seconds)
 
 

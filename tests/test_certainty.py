@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 
 from oracle.errors import DivergedError, TableError
 from oracle.intervals import estimate_interval
@@ -131,6 +132,31 @@ def test_draws_have_the_posteriors_mean_and_covariance() -> None:
     draws = curve.draws(200_000, np.random.default_rng(0))
     assert draws.mean(0) == pytest.approx(curve.mean, abs=5 * np.sqrt(np.diag(curve.covariance).max() / 200_000))
     assert np.cov(draws.T) == pytest.approx(curve.covariance, abs=0.02 * curve.covariance.max())
+
+
+def test_plausible_numbers_have_the_covariance_that_the_data_leave() -> None:
+    """Against the inverse of the curvature by differences of the cost; where data curve it the other way, the prior's."""
+    model = curves._Model([curves._Table.of(cycle) for cycle in cycles_with_gaps(np.random.default_rng(4))])
+    at, step = np.full(5, 0.2), 1e-4
+    curvature = np.array(
+        [(model.cost(at + step * e)[1] - model.cost(at - step * e)[1]) / (2 * step) for e in np.eye(5)]
+    )
+    values, vectors = np.linalg.eigh((curvature + curvature.T) / 2)
+    expected = vectors / np.maximum(values, 1.0) @ vectors.T
+    points = model.plausible(at, model.cost(at)[1])
+    assert points.shape == (10, 5)
+    assert points.mean(0) == pytest.approx(at, abs=1e-9)
+    assert np.cov(points.T, bias=True) == pytest.approx(expected, abs=0.02)
+
+
+def test_what_the_numbers_leave_open_widens_the_curve() -> None:
+    [cycle, *_] = cycles_with_gaps(np.random.default_rng(5))
+    model, rates = curves._Model([curves._Table.of(cycle)]), np.log10(GRID)
+    at = minimize(model.cost, np.zeros(5), jac=True, method="L-BFGS-B", bounds=[(-curves.BOUND, curves.BOUND)] * 5).x
+    certain, found = model.posterior(at, rates), accuracy_curve([cycle], rates)
+    assert found.mean == pytest.approx(certain.mean)
+    assert np.mean(found.std) > 1.02 * np.mean(certain.std)
+    assert np.mean(found.std) < 1.5 * np.mean(certain.std)
 
 
 # Planted truths

@@ -6,8 +6,9 @@ mu: a level that is all but free, and a Matern 5/2 process of standard deviation
 standard deviation `level`. g_s: what a seed has of its own, a Matern 5/2 process of standard deviation `own` and length
 l / 4. e: noise, of standard deviation `noise`. w_c: a candidate's error rate over the best one's.
 
-The five numbers are where their posterior is highest (MAP), given all cycles. What is asked of a cycle is linear in its
-accuracies from there on, so it may have any subset of candidates x seeds. Numbers only: numpy and scipy.
+The five numbers are where their posterior is highest (MAP), given all cycles; what they leave open widens the spread of the
+curve. What is asked of a cycle is linear in its accuracies from there on, so it may have any subset of candidates x seeds.
+Numbers only: numpy and scipy.
 
 The priors were measured on problems of 40 to 76 seeds each; benchmarks/confidence.py says on which, and judges on another.
 """
@@ -30,6 +31,7 @@ NEAR = 0.75  # of the floor's depth: what lies within decides how long the curve
 CENTRES = np.array([0.5, 1.0, 0.5, 0.35, 0.3])
 SPREADS = np.array([0.3, 0.15, 0.7, 0.7, 0.7])
 BOUND = 3.0  # of a number, in standard deviations of its prior
+STEP = 0.01  # of a number, the same, in which the curvature of their density is measured
 LEAST_NOISE = (
     1e-3  # depths of the floor: an accuracy's least standard deviation; without it matrices lose their factors
 )
@@ -80,14 +82,18 @@ class AccuracyCurve:
 def accuracy_curve(cycles: Sequence[CycleAccuracies], rates: Float[ndarray, "G"]) -> AccuracyCurve:
     """The posterior of the last cycle's mean accuracy at `rates` (log10 max_lr), given these validation images.
 
-    Earlier cycles take part in the five numbers alone.
+    Earlier cycles take part in the five numbers alone. The mean is that of the most probable numbers; the covariance is
+    averaged over others that are plausible, and counts how far their means lie from it.
     """
     tables = [_Table.of(cycle) for cycle in cycles]
     model = _Model(tables)
     found = minimize(
         model.cost, np.zeros(len(SPREADS)), jac=True, method="L-BFGS-B", bounds=[(-BOUND, BOUND)] * len(SPREADS)
     )
-    return model.posterior(found.x, rates)
+    curve = model.posterior(found.x, rates)
+    others = [model.posterior(v, rates) for v in model.plausible(found.x, found.jac)]
+    covariances = [each.covariance + np.outer(each.mean - curve.mean, each.mean - curve.mean) for each in others]
+    return AccuracyCurve(mean=curve.mean, covariance=np.mean(covariances, axis=0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,6 +238,19 @@ class _Model:
             cost -= density
             gradient -= slopes * SPREADS
         return cost, gradient
+
+    def plausible(self, v: Float[ndarray, "5"], slope: Float[ndarray, "5"]) -> Float[ndarray, "10 5"]:
+        """Points that have the covariance of the numbers' posterior, about where it is highest (Laplace's approximation).
+
+        `slope`: the cost's gradient at `v`. Two points along each axis of the curvature: the sigma points of Julier and
+        Uhlmann (1997).
+        """
+        size = len(v)
+        curvature = np.array([self.cost(v + STEP * axis)[1] - slope for axis in np.eye(size)]) / STEP
+        values, vectors = np.linalg.eigh((curvature + curvature.T) / 2)
+        reach = (vectors * np.sqrt(size / np.maximum(values, 1.0))).T  # data never tell less than the prior, which is 1
+        points: np.ndarray = np.clip(np.concatenate([v + reach, v - reach]), -BOUND, BOUND)
+        return points
 
     def posterior(self, v: Float[ndarray, "5"], rates: Float[ndarray, "G"]) -> AccuracyCurve:
         """Of the last cycle's curve."""

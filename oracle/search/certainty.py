@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
+from threadpoolctl import threadpool_limits
 
 from oracle.errors import DivergedError, TableError
 from oracle.search.accuracy_curve import AccuracyCurve, CycleAccuracies, accuracy_curve
@@ -148,12 +149,13 @@ def read_curve(
     seeds, tried = _by_seed_and_rate(by_cycle[last])
     grid = sorted({*grid, *tried})
     cycles = [_accuracies(rows, num_validation, tolerance) for _, rows in sorted(by_cycle.items())]
-    curve = accuracy_curve(cycles, np.log10(grid))
     barred = np.array([any(math.isinf(value) for value in tried.get(max_lr, {}).values()) for max_lr in grid])
     eligible = np.isin(grid, np.array(sorted(tried))[cycles[-1].complete])
     _check_eligible(last, grid, eligible, barred, seeds)
-    chosen = int(np.flatnonzero(eligible)[np.argmax(curve.mean[eligible])])
-    ends = _Ends(curve, barred, chosen, 100 * tolerance, confidence, cycle=last)
+    with threadpool_limits(limits=1, user_api="blas"):  # on matrices this small, threads take twice the CPU time
+        curve = accuracy_curve(cycles, np.log10(grid))
+        chosen = int(np.flatnonzero(eligible)[np.argmax(curve.mean[eligible])])
+        ends = _Ends(curve, barred, chosen, 100 * tolerance, confidence, cycle=last)
     lo, hi = ends.of_mean
     outwards = {"lo": range(lo, -1, -1), "hi": range(hi, len(grid))}
     errors: dict[str, float | None] = {}
