@@ -10,10 +10,10 @@ demo: .venv/installed
 	.venv/bin/silo-fit report $(DEMO)
 
 test: .venv/installed
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadgroup
 
 quick: .venv/installed
-	.venv/bin/python -m pytest -m "not slow" -q
+	.venv/bin/python -m pytest -n 2 --dist loadgroup -m "not slow" -q
 
 lint: .venv/installed
 	.venv/bin/ruff check .

@@ -17,7 +17,7 @@ class RunStarted:
     cycles: int  # cycle 0, the dense network, included
     candidates: int  # of a cycle's first round
     seeds: int
-    trials: int  # of a cycle's first round: what a cycle costs at least
+    trials: int  # that a cycle is likely to take
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,15 +78,27 @@ class MaxLrGrid(BaseModel):
         base = self.candidates()
         below = sum(rate < base[0] for rate in candidates)
         above = sum(rate > base[-1] for rate in candidates)
-        stride = max(1, len(base) // 8)
         grown = set(candidates)
-        for step in range(1, stride + 1):
-            for asked, index in ((high, len(base) - 1 + above + step), (low, -below - step)):
-                if asked and len(grown) < len(base) + self.max_extra:
-                    rate = self._at(index)
-                    if LEAST_RATE <= rate <= MOST_RATE:
-                        grown.add(rate)
+        for step in range(1, self.stride + 1):
+            for asked, reached, upwards in ((high, above, True), (low, below, False)):
+                rate = self.beyond(reached + step, high=upwards)
+                if asked and rate is not None and len(grown) < len(base) + self.max_extra:
+                    grown.add(rate)
         return tuple(sorted(grown))
+
+    @property
+    def stride(self) -> int:
+        """By how many steps a side grows at once."""
+        return max(1, len(self.candidates()) // 8)
+
+    def beyond(self, steps: int, *, high: bool) -> float | None:
+        """The rate so many steps beyond the last candidate, or below the first; None where it cannot be trained at.
+
+        >>> MaxLrGrid(low=0.01, high=0.03, points=3, extend=True).beyond(2, high=True)
+        0.05
+        """
+        rate = self._at(len(self.candidates()) - 1 + steps if high else -steps)
+        return rate if LEAST_RATE <= rate <= MOST_RATE else None
 
     def _at(self, index: int) -> float:
         """The grid's point `index`; below 0 and past the last by the spacing of the nearest two points.

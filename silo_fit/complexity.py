@@ -12,7 +12,7 @@ MOST_DIGITS = 300  # of a count: a float holds 308
 def trainings(intervals: Intervals) -> dict[str, float]:
     """Count trainings for n candidates, a chain of k = L + 1 trainings, and a sparse Oracle of c searched cycles.
 
-        greedy_oracle      n k             every candidate at every cycle: what this project runs
+        greedy_oracle      n k             every candidate at every cycle, as the strategy grid
         sparse_oracle      n c + (k - c)   the same at c cycles, one training at each of the others
         joint_oracle       n^k             every combination over the chain; left out beyond 1e300
         silo_grid          n^2 k           a whole chain for every pair (eps, delta)

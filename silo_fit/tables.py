@@ -53,7 +53,7 @@ class Intervals:
     pruning_rate: float
     lo_on_edge: tuple[bool, ...] | None = None  # None: the table does not say
     hi_on_edge: tuple[bool, ...] | None = None
-    num_candidates: int | None = None  # mean over cycles
+    num_candidates: int | None = None  # of the grid, tried or not; mean over cycles
     num_seeds: int | None = None
     paper_curve: SiloCurve | None = None  # the paper's own numbers for its own tables
     metadata: tuple[tuple[str, str], ...] = ()  # what else an Oracle's table says about itself
@@ -195,6 +195,7 @@ def parse_intervals(
     lo, max_lr, hi = (np.array(rates[column])[order] for column in RATE_COLUMNS)
     outside = [numbers_or_nan(columns, column, order, labels) for column in OUTSIDE_COLUMNS]
     _check_outside([labels[position] for position in order], lo, hi, *outside)
+    estimates = parse_estimates(columns, cycles=cycles, order=order, labels=labels, p_within=p_within)
     intervals = Intervals(
         name=name,
         cycles=np.array(cycles, dtype=float)[order],
@@ -204,15 +205,21 @@ def parse_intervals(
         pruning_rate=rate,
         lo_on_edge=flags(columns, "lo_on_edge", order, labels),
         hi_on_edge=flags(columns, "hi_on_edge", order, labels),
-        num_candidates=mean_count(columns, "num_candidates", labels),
+        num_candidates=_grid_size(estimates) or mean_count(columns, "num_candidates", labels),
         num_seeds=mean_count(columns, "num_seeds", labels),
         metadata=_described(table),
         warnings=warnings,
         lo_outside=outside[0],
         hi_outside=outside[1],
-        estimates=parse_estimates(columns, cycles=cycles, order=order, labels=labels, p_within=p_within),
+        estimates=estimates,
     )
     return _with_neighbours(intervals)
+
+
+def _grid_size(estimates: Estimates | None) -> int | None:
+    """Candidates of a cycle, tried or not: the mean over cycles; None where no estimates tell."""
+    sizes = [len(curve.max_lr) for curve in estimates.curves if curve is not None] if estimates is not None else []
+    return round(float(np.mean(sizes))) if sizes else None
 
 
 def _with_neighbours(intervals: Intervals) -> Intervals:

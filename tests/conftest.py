@@ -1,5 +1,6 @@
 """What tests share: a tiny experiment that trains in milliseconds, and the data that may be at hand."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,13 @@ TINY = (
     "grid={spacing: explicit, values: [0.02, 0.1, 0.4]}",
     "seeds=[0, 1]",
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side (-n 2), tests that start a cluster take turns: two at once would wait for each other's cores."""
+    for item in items:
+        if item.path.name == "test_ray.py" or re.search(r"\bray\b", item.name):
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.fixture(autouse=True)

@@ -55,7 +55,7 @@ class PlantedImages:
         self, clock: Clock, *, steps: int, batch_size: int, validation: int = 1, test: int = 1, load: float = LOAD
     ) -> None:
         """`steps`: an epoch. `validation`, `test`: batches of two images."""
-        self.num_train, self.num_validation = steps * batch_size, 2 * validation
+        self.num_train, self.num_validation, self.num_test = steps * batch_size, 2 * validation, 2 * test
         self._clock, self._steps, self._validation, self._test, self._load = clock, steps, validation, test, load
         self.keys: list[tuple[int, int, int]] = []
         self.drawn = 0  # images that were evaluated
@@ -136,7 +136,6 @@ def planted(
     pack = FirstPack(
         experiment=experiment,
         images=own,
-        num_test=2 * images.get("test", 1),
         seed=0,
         parent=first_parent(experiment, 0, own),
         candidates=(0.02, 0.1, 0.4),

@@ -231,8 +231,8 @@ def test_a_diverging_candidate_leaves_the_bits_of_the_others_alone(tiny):
 def test_a_diverged_row_has_no_scores(tiny, backend):
     [row], _ = train(tiny("seeds=[0]"), cycle=0, candidates=[1e30], backend=backend)
     assert row["outcome"] == "diverged"
-    scores = ("val_accuracy", "val_loss", "test_accuracy", "best_epoch", "val_correct")
-    assert [row[name] for name in scores] == [None] * 5
+    scores = ("val_accuracy", "val_loss", "test_accuracy", "best_epoch", "val_correct", "test_correct")
+    assert [row[name] for name in scores] == [None] * 6
     assert (row["weights_remaining"], row["max_lr"], row["cycle"], row["seed"]) == (1.0, 1e30, 0, 0)
 
 
@@ -271,7 +271,7 @@ def test_a_resumed_training_ends_with_the_bits_of_an_undisturbed_one(tiny, backe
         again.restore(safetensors.torch.load(content))
         resumed = run_trainer(again, experiment, images, cycle=0, seed=0, candidates=peaks, best=best)
         assert resumed.epochs_done == whole.epochs_done == 4
-        for name in ("alive", "best_epoch", "val_loss", "val_correct", "test_accuracy"):
+        for name in ("alive", "best_epoch", "val_loss", "val_correct", "test_correct"):
             assert torch.equal(getattr(resumed, name), getattr(whole, name)), name
         assert resumed.rewind.keys() == whole.rewind.keys() == weights.keys()
         assert all(torch.equal(value, resumed.rewind[name]) for name, value in whole.rewind.items())
@@ -373,7 +373,7 @@ V, S = 7, 5
 class PlantedImages:
     """One batch of one image an epoch; validation in two parts."""
 
-    num_classes, num_train, num_validation = 10, 2, V
+    num_classes, num_train, num_validation, num_test = 10, 2, V, S
 
     def __init__(self):
         self.asked = []
@@ -441,7 +441,7 @@ def test_the_best_epoch_is_the_earliest_on_ties():
     assert best.epochs_done == 4  # trained to the end, whatever the best epoch
 
 
-def test_loss_and_test_accuracy_are_those_of_the_best_epoch():
+def test_loss_and_test_images_are_those_of_the_best_epoch():
     trainer = PlantedTrainer(
         [[3, 3], [6, 1], [5, 7]],
         scores=[[0.5, 0.6], [0.7, 0.8], [0.1, 0.2]],
@@ -449,7 +449,7 @@ def test_loss_and_test_accuracy_are_those_of_the_best_epoch():
     )
     best, _ = run_planted(trainer)
     assert best.best_epoch.tolist() == [1, 2]
-    assert best.test_accuracy.tolist() == [2 / S, 3 / S]
+    assert best.test_correct.sum(1).tolist() == [2, 3]
     assert best.val_loss.tolist() == pytest.approx([0.7, 0.2], rel=1e-15)  # a mean over two parts of a batch
     assert best.val_correct.tolist() == [[True] * 6 + [False], [True] * 7]
 
@@ -605,7 +605,7 @@ def test_train_gives_a_row_and_a_state_for_every_seed_and_candidate(tiny):
 
 
 @pytest.mark.parametrize("backend", ["plain", "pack"])
-def test_bits_of_val_correct_are_val_accuracy_and_the_final_network_gives_them(tiny, backend):
+def test_bits_of_images_are_the_accuracies_and_the_final_network_gives_them(tiny, backend):
     """Where the last epoch is the best one, the returned state must score what its row says."""
     experiment = tiny("training.precision=fp64")
     images = load_images(experiment, CPU)
@@ -613,18 +613,23 @@ def test_bits_of_val_correct_are_val_accuracy_and_the_final_network_gives_them(t
     network = build_network("mlp-64x2", num_classes=10, input_shape=(1, 8, 8)).double().eval()
     checked = 0
     for row in rows:
-        bits = np.unpackbits(np.frombuffer(row["val_correct"], dtype=np.uint8))
-        assert len(bits) == 504  # 500 images, in whole bytes
-        assert not bits[500:].any()
-        assert bits.sum() / 500 == row["val_accuracy"]
+        validated, of_test = (
+            np.unpackbits(np.frombuffer(row[name], dtype=np.uint8)) for name in ("val_correct", "test_correct")
+        )
+        assert len(validated) == 504  # 500 images, in whole bytes
+        assert len(of_test) == 360  # 359
+        assert not validated[500:].any()
+        assert not of_test[359:].any()
+        assert validated.sum() / 500 == row["val_accuracy"]
+        assert of_test.sum() / 359 == row["test_accuracy"]
         if row["best_epoch"] == 2:
             checked += 1
             network.load_state_dict(states[row["seed"], row["max_lr"]])
             with torch.no_grad():
                 validation = torch.cat([network(x).argmax(1) == y for x, y in images.validation()])
                 tested = torch.cat([network(x).argmax(1) == y for x, y in images.test()])
-            assert validation.tolist() == bits[:500].astype(bool).tolist()
-            assert row["test_accuracy"] == pytest.approx(int(tested.sum()) / 359, rel=1e-15)
+            assert validation.tolist() == validated[:500].astype(bool).tolist()
+            assert tested.tolist() == of_test[:359].astype(bool).tolist()
     assert checked
 
 

@@ -28,6 +28,7 @@ class Images(Protocol):
     input_shape: tuple[int, int, int]
     num_train: int
     num_validation: int
+    num_test: int
 
     def epoch(self, key: tuple[int, int, int], batch_size: int) -> Iterator[Batch]:
         """The shuffled, augmented batches of (seed, cycle, epoch); the last, short one is dropped."""
@@ -74,7 +75,7 @@ class DeviceImages:
         channels, height, width = raw.train_images.shape[1:]
         self._resized = resolution is not None and (height, width) != (resolution, resolution)
         self.input_shape = (channels, resolution or height, resolution or width)
-        self.num_train, self.num_validation = len(kept), len(held_out)
+        self.num_train, self.num_validation, self.num_test = len(kept), len(held_out), len(raw.test_labels)
         self._augment = augment == "crop-flip"
         self._dtype = dtype
         self._check_memory(raw, device)

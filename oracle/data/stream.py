@@ -81,7 +81,7 @@ class StreamImages:
         size = resolution or RESOLUTION
         self.num_classes = len(listed.classes)
         self.input_shape = (3, size, size)
-        self.num_train, self.num_validation = len(kept), len(held_out)
+        self.num_train, self.num_validation, self.num_test = len(kept), len(held_out), len(test.samples)
         self._train = [listed.samples[index] for index in kept]
         self._validation = [listed.samples[index] for index in held_out]
         self._test = test.samples

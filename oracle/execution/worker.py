@@ -141,7 +141,7 @@ def _note_attempt(group: Pack, resume: Checkpoint | None) -> None:
 
 # Checkpoints of a training under way.
 
-_BEST: Sequence[str] = ("alive", "best_epoch", "val_loss", "val_correct", "test_accuracy")  # tensors of BestSoFar
+_BEST: Sequence[str] = ("alive", "best_epoch", "val_loss", "val_correct", "test_correct")  # tensors of BestSoFar
 
 
 def _checkpoint_name(group: Pack) -> str:

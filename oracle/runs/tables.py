@@ -37,7 +37,7 @@ TRIALS = pa.schema(
         pa.field("max_lr", pa.float64(), nullable=False),
         pa.field("outcome", pa.string(), nullable=False),  # finished | diverged
         pa.field("weights_remaining", pa.float64(), nullable=False),
-        pa.field("val_accuracy", pa.float64()),  # null if diverged, and so are the next five
+        pa.field("val_accuracy", pa.float64()),  # null if diverged, and so are the next four, and *_correct
         pa.field("val_loss", pa.float64()),
         pa.field("test_accuracy", pa.float64()),
         pa.field("best_epoch", pa.int64()),  # from 0
@@ -45,6 +45,7 @@ TRIALS = pa.schema(
         pa.field("seconds", pa.float64()),
         pa.field("lineage", pa.string(), nullable=False),  # where its parent came from: `lineage.Lineages`
         pa.field("commit", pa.string(), nullable=False),  # names the file of its final weights
+        pa.field("test_correct", pa.binary()),  # as val_correct, at the best epoch; null in rows of versions without it
     ]
 )
 
@@ -144,6 +145,11 @@ def oracle_hash(folder: Folder) -> str | None:
     except (pa.ArrowException, OSError, ValueError):
         return None
     return None if not found or b"experiment" not in found else found[b"experiment"].decode(errors="replace")
+
+
+def is_finished(folder: Folder, experiment: Experiment) -> bool:
+    """Whether oracle.parquet has every cycle of this experiment, with these seeds. FolderError where it is damaged."""
+    return len(oracle_rows(folder)) == experiment.pruning.cycles + 1 and oracle_hash(folder) == experiment.hash
 
 
 def oracle_row(fields: Mapping[str, Any]) -> Row:

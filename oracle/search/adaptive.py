@@ -28,13 +28,14 @@ class Adaptive:
     """Every `spacing`-th candidate, the accuracy curve between them, and a closer look where that decides something.
 
     First round: candidates so placed that no end of the grid is more than a step from a tried one. In cycle 0 every seed
-    trains them; later, where the cycle before leaves no doubt that a candidate is outside the interval, the first seed
-    alone does: it anchors the curve, and shows an interval that has moved.
+    trains them; later, where the cycle before leaves no doubt that a candidate is outside the interval, one seed alone
+    scouts it: that anchors the curve, and shows an interval that has moved. A scouted candidate that may be inside after
+    all is then trained with every seed.
 
-    Up to `rounds` in all, later ones train with every seed: the curve's best; what one seed tried, and may be inside after
-    all; an edge of the grid where an end lies within `spacing` steps of it; the middle of a gap with an end in it, where
-    the curve falls by more than the tolerance and more than twice its standard error. A grid that may grow goes on beyond
-    an edge that the interval reaches. Optimum and interval are the curve's.
+    Up to `rounds` in all, every seed trains the curve's best too, an edge of the grid where an end lies within `spacing`
+    steps of it, and the middle of a gap with an end in it, where the curve falls by more than the tolerance and more than
+    twice its standard error. A grid that may grow goes on beyond an edge that the interval reaches. Optimum and interval
+    are the curve's.
     """
 
     name: ClassVar[str] = "adaptive"
@@ -68,15 +69,13 @@ class Adaptive:
     def trainings(self, cycle_count: int) -> Trainings:
         """At most, no candidate is ever outside, and later rounds ask for both edges once, two middles and a best each."""
         candidates, first = len(self.grid.candidates()), len(spaced(self.grid.candidates(), self.spacing))
-        later, grown = self.rounds - 1, self.grid.max_extra if self.grid.extend else 0
-        num_seeds = len(self.seeds)
+        later, num_seeds = self.rounds - 1, len(self.seeds)
+        grown = min(self.grid.max_extra, -(-self.grid.max_extra // self.spacing) + 2) if self.grid.extend else 0
+        least = num_seeds * first + (cycle_count - 1) * (first + num_seeds - 1)
         likely = cycle_count * num_seeds * min(candidates, first + LIKELY_REFINED * later)
-        most = min(candidates, first + (2 + 3 * later if later else 0)) + grown
-        return Trainings(
-            least=num_seeds * first + (cycle_count - 1) * (first + num_seeds - 1),
-            likely=round(likely - (cycle_count - 1) * (num_seeds - 1) * LIKELY_SCOUTED * first),
-            most=cycle_count * num_seeds * most,
-        )
+        likely -= (cycle_count - 1) * (num_seeds - 1) * LIKELY_SCOUTED * first
+        most = cycle_count * num_seeds * (min(candidates, first + (2 + 3 * later if later else 1)) + grown)
+        return Trainings(least=least, likely=min(max(round(likely), least), most), most=most)
 
     def _first_round(self, earlier: pa.Table) -> tuple[Pair, ...]:
         candidates = spaced(self.grid.candidates(), self.spacing)
@@ -85,22 +84,26 @@ class Adaptive:
         found = self._curve(earlier)
         doubtful = _about(candidates, *(found.grid[index] for index in found.possible))
         clear = [max_lr for max_lr in candidates if max_lr not in doubtful]
-        return every(clear, self.seeds[:1]) + every(doubtful, self.seeds)
+        return every(clear, [min(self.seeds)]) + every(doubtful, self.seeds)
 
     def _asked(self, rows: pa.Table, own: pa.Table) -> set[float]:
         """Candidates that every seed is to train next; of what is trained already, some may be among them."""
         diverged = set(own.filter(pc.equal(own["outcome"], "diverged"))["max_lr"].to_pylist())
         try:
             found = self._curve(rows)
-        except DivergedError:  # smaller rates are still to be tried, if there are any
-            return {max_lr for max_lr in self.grid.candidates() if max_lr < min(diverged)}
-        refined = self._refined(found) if self._rounds_within_grid(own) < self.rounds else set()
-        asked = {found.grid[index] for index in refined} - diverged
+        except DivergedError:  # what one seed tried may do, and else the smallest rates, if they are still to be tried
+            scouted = set(own["max_lr"].to_pylist()) - diverged
+            return scouted or {max_lr for max_lr in self.grid.candidates() if max_lr < min(diverged)}
+        first_possible, last_possible = found.possible
+        asked = {index for index in found.tried if first_possible <= index <= last_possible}  # some were only scouted
+        if self._rounds_within_grid(own) < self.rounds:
+            asked |= self._refined(found)
+        rates = {found.grid[index] for index in asked} - diverged
         if self.grid.extend:
-            untried, last = refined - set(found.tried), len(found.grid) - 1
+            untried, last = asked - set(found.tried), len(found.grid) - 1
             low, high = found.lo == 0 and 0 not in untried, found.hi == last and last not in untried
-            asked |= set(self._grown(found.grid, low=low, high=high))
-        return asked
+            rates |= set(self._grown(found.grid, low=low, high=high))
+        return rates
 
     def _curve(self, rows: pa.Table) -> CurveReading:
         return read_curve(
@@ -122,18 +125,26 @@ class Adaptive:
         last = len(found.grid) - 1
         near = {0} if found.lo <= self.spacing else set()
         near |= {last} if found.hi >= last - self.spacing else set()
-        first_possible, last_possible = found.possible
-        scouted = {index for index in found.tried if first_possible <= index <= last_possible}
-        return near | scouted | {found.best} | set(self._middles(found))
+        return near | {found.best} | set(self._middles(found))
 
     def _grown(self, grid: Sequence[float], *, low: bool, high: bool) -> Iterator[float]:
-        """What to try beyond the edges named: growth by `spacing` candidates at least."""
-        grown = tuple(grid)
-        while (more := self.grid.extended(grown, low=low, high=high)) != grown:
-            grown = more
-            if len(grown) - len(grid) >= self.spacing * (low + high):
-                break
-        return _outwards(grown, grid, self.spacing)
+        """What to try beyond the edges named: every `spacing`-th step, as far as a grid grows at once."""
+        beyond = {False: self._steps_beyond(grid, high=False), True: self._steps_beyond(grid, high=True)}
+        room = self.grid.max_extra - sum(beyond.values())
+        for upwards, asked in ((True, high), (False, low)):
+            reach = min(max(self.spacing, self.grid.stride), room) if asked else 0
+            while reach and self.grid.beyond(beyond[upwards] + reach, high=upwards) is None:
+                reach -= 1
+            room -= reach
+            for step in {*range(self.spacing, reach + 1, self.spacing), reach} - {0}:
+                rate = self.grid.beyond(beyond[upwards] + step, high=upwards)
+                assert rate is not None
+                yield rate
+
+    def _steps_beyond(self, grid: Sequence[float], *, high: bool) -> int:
+        """How far the outermost candidate lies beyond the grid as it was given."""
+        rates = [self.grid.beyond(steps, high=high) for steps in range(1, self.grid.max_extra + 1)]
+        return max((steps for steps, rate in enumerate(rates, 1) if rate in grid), default=0)
 
     def _middles(self, found: CurveReading) -> Iterator[int]:
         for low, high in pairwise(found.tried):
@@ -179,9 +190,3 @@ def _about(candidates: Sequence[float], low: float, high: float) -> tuple[float,
         above = [index for index, max_lr in enumerate(candidates) if max_lr > high][:1]
         inside = [*below, *inside, *above]
     return tuple(candidates[index] for index in inside)
-
-
-def _outwards(grown: Sequence[float], grid: Sequence[float], spacing: int) -> Iterator[float]:
-    """Of what a grid grew by, every `spacing`-th going outwards, and the outermost."""
-    for side in ([rate for rate in grown if rate > grid[-1]], [rate for rate in grown if rate < grid[0]][::-1]):
-        yield from (rate for step, rate in enumerate(side, 1) if step % spacing == 0 or step == len(side))

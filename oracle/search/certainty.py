@@ -39,7 +39,7 @@ def estimate_interval(
     Returns, accuracies as fractions, ends as candidates:
 
     - max_lr: the best of the curve's mean among candidates that every seed trained and none diverged at
-    - lo, hi: the interval of the curve's mean
+    - lo, hi: the interval of the curve's mean; that around max_lr, where no candidate of it could be chosen
     - lo_possible, hi_possible: not beyond these, and lo_sure, hi_sure: surely as far as these; each with probability
       1 - (1 - confidence) / 2; the sure ones None where no candidate is surely inside, or one seed says nothing of noise
     - lo_open, hi_open: whether that end may lie beyond the candidates
@@ -62,12 +62,13 @@ def estimate_interval(
     >>> row["lo"], row["max_lr"], row["hi"], row["evidence"]
     (0.04, 0.04, 0.08, 'measured')
     """
+    named = _checked(candidates, num_validation, tolerance, confidence)
     found = read_curve(
-        trials, candidates=candidates, num_validation=num_validation, tolerance=tolerance, confidence=confidence
+        trials, candidates=named, num_validation=num_validation, tolerance=tolerance, confidence=confidence
     )
-    unknown = sorted(set(found.grid) - set(candidates))
+    unknown = sorted(set(found.grid) - set(named))
     if unknown:
-        raise TableError(f"max_lr {unknown[0]:g} was tried, but is not among the {len(candidates)} candidates; add it")
+        raise TableError(f"max_lr {unknown[0]!r} was tried, but is not among the {len(named)} candidates; add it")
     return found.summary()
 
 
@@ -79,6 +80,7 @@ class CurveReading:
     tried: tuple[int, ...]  # with any seed, ascending
     eligible: tuple[int, ...]  # of those, what every seed tried and none diverged at
     curve: AccuracyCurve
+    best: int  # where the curve is highest, tried or not; no candidate that diverged
     chosen: int
     lo: int
     hi: int
@@ -93,11 +95,6 @@ class CurveReading:
     def max_lr(self) -> float:
         """The optimum."""
         return self.grid[self.chosen]
-
-    @property
-    def best(self) -> int:
-        """Where the curve is highest, tried or not."""
-        return int(self.curve.mean.argmax())
 
     def summary(self) -> dict[str, Any]:
         """As `estimate_interval` returns it."""
@@ -169,6 +166,7 @@ def read_curve(
         tried=tuple(index for index, max_lr in enumerate(grid) if max_lr in tried),
         eligible=tuple(np.flatnonzero(eligible).tolist()),
         curve=curve,
+        best=int(np.where(barred, -np.inf, curve.mean).argmax()),
         chosen=chosen,
         lo=lo,
         hi=hi,
@@ -244,12 +242,12 @@ Bits = Mapping[tuple[float, int], Bool[ndarray, "V"]]  # by max_lr and seed
 def _checked(candidates: Sequence[float], num_validation: int, tolerance: float, confidence: float) -> list[float]:
     """The candidates, ascending. TableError where one of these is not what it must be."""
     try:
-        grid = sorted(float(max_lr) for max_lr in candidates)
+        grid = sorted(math.nan if isinstance(max_lr, bool) else float(max_lr) for max_lr in candidates)
     except (TypeError, ValueError):
         grid = []
     if not grid or not all(0 < rate < math.inf for rate in grid) or len(set(grid)) < len(grid):
         raise TableError(f"candidates must be distinct learning rates above 0, found {candidates!r}")
-    if not (isinstance(num_validation, Integral) and num_validation >= 1):
+    if isinstance(num_validation, bool) or not (isinstance(num_validation, Integral) and num_validation >= 1):
         raise TableError(f"num_validation must be a number of images, at least 1, found {num_validation!r}")
     if not (isinstance(tolerance, Real) and 0 < tolerance < 1):
         raise TableError(f"tolerance must be a fraction of accuracy in (0, 1), found {tolerance!r}")
@@ -264,7 +262,7 @@ def _by_cycle(columns: Rows) -> tuple[int, dict[int, Rows]]:
         raise TableError("expected the trials of a cycle, found none")
     rows: dict[int, list[int]] = {}
     for index, cycle in enumerate(columns["cycle"]):
-        number = float(cycle) if isinstance(cycle, Real) else math.nan
+        number = float(cycle) if isinstance(cycle, Real) and not isinstance(cycle, bool) else math.nan
         if not (number >= 0 and number.is_integer()):
             raise TableError(f"cycle must be a whole number from 0 on, found {cycle!r}")
         rows.setdefault(int(number), []).append(index)

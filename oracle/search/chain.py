@@ -459,7 +459,12 @@ class Chain:
         trials = pa.concat_tables([progress.trials for progress in self._passed])
         found = self._strategy.probability_of(row["max_lr"], trials)
         if found < self._strategy.probability:
-            seeds = f"{row['num_seeds']} seeds, as many as --max-seeds allows"
+            seeds = f"{row['num_seeds']} seeds"
+            seeds += (
+                ", as many as --max-seeds allows"
+                if row["num_seeds"] >= self._strategy.max_seeds
+                else "; it was finished before, and stays as it is: only more seeds at every cycle choose anew"
+            )
             self._say(
                 f"cycle {row['cycle']}: the optimum is within the tolerance of the best with probability {found:.2f}, less "
                 f"than the {self._strategy.probability:g} that was asked for, after {seeds}"

@@ -15,8 +15,10 @@ from oracle.experiment import Experiment
 from oracle.pruning.masks import dense_masks
 from oracle.runs.decisions import Pair
 from oracle.runs.records import read_trials
+from oracle.runs.tables import is_finished
 from oracle.search.packing import fair_pack_size, num_packs
 from oracle.search.preflight import Prepared, check_settings, prepare
+from oracle.search.rounds import Trainings
 from oracle.search.strategies import Strategy, trainings
 from oracle.search.timing import FirstPack, time_training
 from oracle.storage import Folder
@@ -34,7 +36,7 @@ class Plan:
 
     name: str
     trainings: int  # the likely number, with carry: keep
-    trainings_least: int  # those of every cycle's first round
+    trainings_least: int
     trainings_most: int | None  # None: a strategy of one's own does not say
     trainings_retrain: int  # with carry: retrain
     trainings_done: int  # of them, in the run's folder
@@ -77,10 +79,12 @@ def plan(
     done = 0 if folder is None else _trials_done(folder)
     cycles = experiment.pruning.cycles + 1
     count = trainings(experiment, prepared.strategy)
+    if folder is not None and is_finished(folder, experiment):
+        count = Trainings(least=done, likely=done, most=done)
     done = min(done, count.likely)
     steps_per_training = experiment.training.epochs * (prepared.images.num_train // experiment.training.batch_size)
     wall = cycles * -(-num_packs(pairs, timed.pack_size) // timed.slots) * timed.pack_size * timed.seconds
-    wall *= (count.likely - done) / count.least
+    wall *= (count.likely - done) / (cycles * len(pairs))
     if done < count.likely:
         wall += cycles * EXECUTORS[executor].round_seconds
     together = timed.pack_size if timed.backend == "pack" else 1
@@ -206,8 +210,6 @@ def _time_training(request: _Request, raw: RawImages | None, images: Images | No
     first = FirstPack(
         experiment=experiment,
         images=images,
-        # A folder does not say; a test set of one counts whole all the same, unless evaluating it takes a second and more.
-        num_test=images.num_validation if raw is None else len(raw.test_labels),
         seed=seed,
         parent=parent,
         candidates=tuple(candidates[: size if backend == "pack" else 1]),

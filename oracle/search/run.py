@@ -18,11 +18,11 @@ from oracle.runs.lineage import lineages_of
 from oracle.runs.networks import Form
 from oracle.runs.records import EXPERIMENT, read_experiment, write_experiment
 from oracle.runs.settings import Settings, read_settings, versions, write_settings
-from oracle.runs.tables import oracle_hash, oracle_rows
+from oracle.runs.tables import is_finished, oracle_rows
 from oracle.search.chain import Chain
 from oracle.search.packing import fair_pack_size
 from oracle.search.preflight import Prepared, check_folder, check_settings, prepare
-from oracle.search.strategies import Strategy
+from oracle.search.strategies import Strategy, trainings
 from oracle.search.until_sure import UntilSure
 from oracle.storage import Folder
 from oracle.training.backends import default_device
@@ -129,9 +129,7 @@ def _deciding(prepared: Prepared, folder: Folder, until_sure: float | None, max_
     experiment = prepared.experiment
     if until_sure is None:
         return prepared.strategy
-    rows = oracle_rows(folder)
-    finished = len(rows) == experiment.pruning.cycles + 1 and oracle_hash(folder) == experiment.hash
-    if finished and rows[-1]["num_seeds_added"] is None:  # by a search that added none
+    if is_finished(folder, experiment) and oracle_rows(folder)[-1]["num_seeds_added"] is None:  # by one that added none
         more = json.dumps([*experiment.seeds, max(experiment.seeds) + 1])
         raise FolderError(
             f"{folder.url}: every cycle is finished, and seeds are added only before a cycle's row is written; "
@@ -159,7 +157,7 @@ def _told(prepared: Prepared, folder: Folder, tell: Listener) -> Iterator[None]:
         cycles=experiment.pruning.cycles + 1,
         candidates=len({max_lr for max_lr, _ in pairs}),
         seeds=len(experiment.seeds),
-        trials=len(pairs),
+        trials=round(trainings(experiment, prepared.strategy).likely / (experiment.pruning.cycles + 1)),
     )
     try:
         tell(started)

@@ -50,7 +50,6 @@ class FirstPack:
 
     experiment: Experiment
     images: Images
-    num_test: int  # images
     seed: int
     parent: Parent
     candidates: tuple[float, ...]
@@ -168,7 +167,8 @@ class Pace:
     a_step: float  # seconds, about
     validation: int  # batches of an evaluation, at most
     validation_images: int  # in them
-    test: int  # batches
+    test: int  # as for validation
+    test_images: int
 
 
 def _warm_up(first: FirstPack, trainer: Trainer) -> Pace:
@@ -179,9 +179,14 @@ def _warm_up(first: FirstPack, trainer: Trainer) -> Pace:
     trainer.step(batch, rates)
     a_step = _now(first.device) - started
     validation, size = _look_at(first, trainer, first.images.validation())
-    test, _ = _look_at(first, trainer, first.images.test())
-    images = min(validation * size, first.images.num_validation)
-    return Pace(a_step=a_step, validation=validation, validation_images=images, test=test)
+    test, test_size = _look_at(first, trainer, first.images.test())
+    return Pace(
+        a_step=a_step,
+        validation=validation,
+        validation_images=min(validation * size, first.images.num_validation),
+        test=test,
+        test_images=min(test * test_size, first.images.num_test),
+    )
 
 
 def _look_at(first: FirstPack, trainer: Trainer, part: Iterator[Batch]) -> tuple[int, int]:
@@ -203,7 +208,7 @@ class WatchedImages:
         """`pace` says where to cut; `stop`, to end at once."""
         images = first.images
         self.num_classes, self.input_shape, self.num_train = images.num_classes, images.input_shape, images.num_train
-        self.num_validation = pace.validation_images
+        self.num_validation, self.num_test = pace.validation_images, pace.test_images
         self.samples = Samples()
         self.least = EPOCHS if pace.a_step < TIMED_SECONDS else 1  # epochs
         self._first, self._pace, self._stop = first, pace, stop
@@ -233,7 +238,8 @@ class WatchedImages:
 
     def test(self) -> Iterator[Batch]:
         """See `Images.test`."""
-        return self._evaluated(self._first.images.test(), self._pace.test, self._first.num_test, self.samples.test)
+        part, most = self._first.images.test(), self._pace.test
+        return self._evaluated(part, most, self._first.images.num_test, self.samples.test)
 
     def sample(self, size: int, *key: int | str) -> Batch:
         """See `Images.sample`."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from oracle.errors import TableError
@@ -43,14 +43,16 @@ def trials_by_rate(columns: Mapping[str, list[Any]]) -> dict[float, dict[int, tu
     for cycle, seed, max_lr, outcome, accuracy, loss in rows:
         if not (isinstance(max_lr, Real) and 0 < float(max_lr) < math.inf):
             raise TableError(f"cycle {cycle}, seed {seed}: max_lr must be a number above 0, found {max_lr!r}")
+        if isinstance(seed, bool) or not isinstance(seed, Integral | float) or seed != seed // 1:
+            raise TableError(f"cycle {cycle}, max_lr {max_lr:g}: seed must be a whole number, found {seed!r}")
         seeds = by_rate.setdefault(float(max_lr), {})
         if seed in seeds:
             raise TableError(f"cycle {cycle}, max_lr {max_lr:g}: seed {seed} is there twice")
         if outcome not in ("finished", "diverged"):
             raise TableError(f"max_lr {max_lr:g}, seed {seed}: outcome must be finished or diverged, found {outcome!r}")
-        if outcome == "finished" and not (accuracy is not None and 0 <= accuracy <= 1):
-            raise TableError(f"max_lr {max_lr:g}, seed {seed}: val_accuracy must be in [0, 1], found {accuracy}")
-        if outcome == "finished" and not (loss is not None and math.isfinite(loss)):
-            raise TableError(f"max_lr {max_lr:g}, seed {seed}: val_loss must be a number, found {loss}")
-        seeds[seed] = (outcome, accuracy, loss)
+        if outcome == "finished" and not (isinstance(accuracy, Real) and 0 <= float(accuracy) <= 1):
+            raise TableError(f"max_lr {max_lr:g}, seed {seed}: val_accuracy must be in [0, 1], found {accuracy!r}")
+        if outcome == "finished" and not (isinstance(loss, Real) and math.isfinite(loss)):
+            raise TableError(f"max_lr {max_lr:g}, seed {seed}: val_loss must be a number, found {loss!r}")
+        seeds[int(seed)] = (outcome, accuracy, loss)
     return by_rate

@@ -6,11 +6,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from oracle.runs.cycle import pairs_of
 from oracle.runs.decisions import Pair
 from oracle.runs.tables import Row
 from oracle.search.certainty import CurveReading, read_curve
 from oracle.search.intervals import ends_within
-from oracle.search.rounds import every, of_cycle
+from oracle.search.rounds import every, of_cycle, without
 from oracle.search.strategies import Strategy
 
 
@@ -18,7 +19,7 @@ from oracle.search.strategies import Strategy
 class UntilSure:
     """What another strategy asks for; then one seed more a round while its optimum is not sure.
 
-    Before that, where the curve's best has not been tried, it is.
+    Before that, where the curve's best lacks seeds, they try it.
 
     A seed that was added trains the candidates still in doubt: those that may be in the interval, and at least two, since
     one alone only shows the seed's own level.
@@ -54,8 +55,9 @@ class UntilSure:
         if found.p_near[chosen] >= self.probability or len(self.seeds) + len(added) >= self.max_seeds:
             return ()
         best = max(range(len(found.grid)), key=lambda index: found.p_near[index])
-        if best not in found.tried and found.p_near[best] > found.p_near[chosen]:
-            return every([found.grid[best]], [*self.seeds, *added])
+        if best not in found.eligible and found.p_near[best] > found.p_near[chosen]:
+            there = set(pairs_of(of_cycle(rows, cycle)))
+            return without(every([found.grid[best]], [*self.seeds, *added]), there)
         seed = max([*self.seeds, *added, *self.unusable]) + 1
         return every([found.grid[index] for index in _in_doubt(found, chosen)], [seed])
 

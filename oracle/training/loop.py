@@ -1,8 +1,8 @@
 """One training of one or more candidates, from a parent to its scores.
 
-Axes: C candidates, T optimiser steps, V validation images. A `Trainer` knows how a step is done: for one candidate in
-plain PyTorch (plain.py), or for a pack at once (packs.py). What is trained, in which order and how it is scored stands
-here, once for both.
+Axes: C candidates, T optimiser steps, V validation images, E test images. A `Trainer` knows how a step is done: for one
+candidate in plain PyTorch (plain.py), or for a pack at once (packs.py). What is trained, in which order and how it is
+scored stands here, once for both.
 """
 
 import math
@@ -49,11 +49,11 @@ class BestSoFar:
     best_epoch: Int[Tensor, "C"]  # the earliest with the most correct validation images; -1: none yet
     val_loss: Float[Tensor, "C"]  # mean, at the best epoch
     val_correct: Bool[Tensor, "C V"]  # at the best epoch
-    test_accuracy: Float[Tensor, "C"]  # at the best epoch
+    test_correct: Bool[Tensor, "C E"]  # at the best epoch
     rewind: dict[str, Float[Tensor, "C ..."]]  # the states after `rewind_step` steps, where they were asked for
 
     @classmethod
-    def none(cls, num_candidates: int, num_validation: int) -> "BestSoFar":
+    def none(cls, num_candidates: int, num_validation: int, num_test: int) -> "BestSoFar":
         """Before the first epoch."""
         return cls(
             epochs_done=0,
@@ -61,7 +61,7 @@ class BestSoFar:
             best_epoch=torch.full((num_candidates,), -1),
             val_loss=torch.full((num_candidates,), math.inf, dtype=torch.float64),
             val_correct=torch.zeros(num_candidates, num_validation, dtype=torch.bool),
-            test_accuracy=torch.zeros(num_candidates, dtype=torch.float64),
+            test_correct=torch.zeros(num_candidates, num_test, dtype=torch.bool),
             rewind={},
         )
 
@@ -85,7 +85,7 @@ def train_candidates(
     not finite or above DIVERGED_LOSS_FACTOR x ln K; the others are not touched by it. Training ends early only when all
     have, or when `cancelled`, which is asked before every epoch, says so: `is_complete` tells these apart.
     """
-    best = best or BestSoFar.none(trainer.num_candidates, images.num_validation)
+    best = best or BestSoFar.none(trainer.num_candidates, images.num_validation, images.num_test)
     limit = DIVERGED_LOSS_FACTOR * math.log(images.num_classes)
     alive = best.alive.to(rates.device)
     step = best.epochs_done * (images.num_train // batch_size)
@@ -122,4 +122,4 @@ def _score(trainer: Trainer, images: Images, best: BestSoFar) -> None:
     best.best_epoch[better] = best.epochs_done
     best.val_loss[better] = loss[better]
     best.val_correct[better] = correct[better]
-    best.test_accuracy[better] = tested[better].double().mean(1)
+    best.test_correct[better] = tested[better]

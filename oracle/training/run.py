@@ -149,12 +149,12 @@ def check_resumable(
     for batch in images.epoch((seed, 0, 0), experiment.training.batch_size):
         trainer.step(batch, torch.zeros(num_candidates, device=device))  # an optimiser remembers from its first step on
         break
-    own, best = trainer.state(), BestSoFar.none(num_candidates, images.num_validation)
+    own, best = trainer.state(), BestSoFar.none(num_candidates, images.num_validation, images.num_test)
     found, expected = ({name: _form(value) for name, value in state.items()} for state in (checkpoint.trainer, own))
     wrong = [name for name in {*found, *expected} if found.get(name) != expected.get(name)]
     wrong += [
         name
-        for name in ("alive", "best_epoch", "val_loss", "val_correct", "test_accuracy")
+        for name in ("alive", "best_epoch", "val_loss", "val_correct", "test_correct")
         if _form(getattr(checkpoint.best, name)) != _form(getattr(best, name))
     ]
     rewind = checkpoint.best.rewind
@@ -226,14 +226,15 @@ def trial_rows(
             "weights_remaining": parent.weights_remaining,
             "seconds": seconds,
         }
-        scored = ("val_accuracy", "val_loss", "test_accuracy", "best_epoch", "val_correct")
+        scored = ("val_accuracy", "val_loss", "test_accuracy", "best_epoch", "val_correct", "test_correct")
         row |= dict.fromkeys(scored)
         if best.alive[index]:
-            correct = best.val_correct[index]
-            row["val_accuracy"] = int(correct.sum()) / images.num_validation
+            validated, tested = best.val_correct[index], best.test_correct[index]
+            row["val_accuracy"] = int(validated.sum()) / images.num_validation
             row["val_loss"] = float(best.val_loss[index])
-            row["test_accuracy"] = float(best.test_accuracy[index])
+            row["test_accuracy"] = int(tested.sum()) / images.num_test
             row["best_epoch"] = int(best.best_epoch[index])
-            row["val_correct"] = np.packbits(correct.numpy()).tobytes()
+            row["val_correct"] = np.packbits(validated.numpy()).tobytes()
+            row["test_correct"] = np.packbits(tested.numpy()).tobytes()
         rows.append(row)
     return rows
