@@ -18,8 +18,10 @@ from oracle.errors import DataError
 from oracle.events import CancelToken
 from oracle.execution.worker import run_pack
 from oracle.experiment import Experiment
-from oracle.search import timing
+from oracle.records import read_trials
+from oracle.search import estimate, timing
 from oracle.search.estimate import plan
+from oracle.search.run import run_oracle
 from oracle.search.timing import EPOCHS, TIMED_STEPS, FirstPack, time_epochs, time_training
 from oracle.training.packs import PackTrainer
 from oracle.training.parents import first_parent
@@ -257,6 +259,28 @@ def test_hours_are_those_of_all_packs(tiny: Tiny, clock: Clock, batch_size: int)
     assert planned.steps_per_training == 3 * steps
     packs = 3 * 2 * 2  # cycles, seeds, packs of a seed: three candidates, two at a time
     assert 3600 * planned.hours == pytest.approx(packs * a_pack, rel=EXACT)
+
+
+@pytest.mark.parametrize("strategy", ["grid", "adaptive"])
+def test_hours_are_those_of_the_trainings_that_are_likely(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    monkeypatch.setattr(estimate, "time_training", lambda *_, **__: 1.0)
+    grid = "grid={spacing: log, low: 0.01, high: 1, points: 24}"
+    experiment = tiny(grid, f"search.strategy={strategy}")
+    planned = plan(experiment, executor="local", slots=1, pack_size=1)
+    assert 3600 * planned.hours == pytest.approx(planned.trainings)
+    with_ray = plan(experiment, executor="ray", slots=1, pack_size=1)
+    rounds = {"grid": 3, "adaptive": 6}[strategy]
+    assert 3600 * with_ray.hours == pytest.approx(planned.trainings + 6 * rounds)
+
+
+def test_a_finished_run_has_nothing_left(tiny: Tiny, tmp_path: Path) -> None:
+    experiment = tiny("grid={spacing: log, low: 0.01, high: 1, points: 9}", "search.strategy=adaptive")
+    run_oracle(experiment, tmp_path, executor="local")
+    planned = plan(experiment, executor="local", out=tmp_path)
+    assert planned.trainings == planned.trainings_done == len(read_trials(tmp_path))
+    assert planned.hours == 0
 
 
 def test_with_one_step_an_epoch_many_are_timed(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -239,6 +239,33 @@ def test_the_curves_best_is_tried_before_seeds_are_added(width: float, best: flo
     assert len(rounds) <= 6
 
 
+def test_where_one_seed_tried_the_curves_best_the_others_do_before_seeds_are_added() -> None:
+    grid = MaxLrGrid(low=0.01, high=1.0, points=7, spacing="log")
+    rates, seeds = grid.candidates(), (0, 1, 2)
+    rows = [
+        {"cycle": 0, "seed": seed, "max_lr": max_lr, "outcome": "finished"}
+        | {"val_accuracy": 0.95 - 0.01 * abs(place - 4), "val_loss": 0.5}
+        for place, max_lr in enumerate(rates)
+        for seed in seeds
+        if place != 4 or seed == 0
+    ]
+    base = GridSearch(grid=grid, seeds=seeds, tolerance=0.005)
+    strategy = UntilSure(
+        base=base, candidates=rates, seeds=seeds, tolerance=0.005, num_validation=1000, probability=0.95, max_seeds=4
+    )
+    assert strategy.next_trials(0, pa.Table.from_pylist(rows)) == ((rates[4], 1), (rates[4], 2))
+
+
+def test_a_finished_cycle_is_not_said_to_have_all_seeds_that_are_allowed_now(tiny: Tiny, tmp_path: Path) -> None:
+    told: dict[int, list[str]] = {}
+    for most in (3, 9):
+        said: list[Event] = []
+        searched(tiny(*FLAT), tmp_path, until_sure=0.999999, max_seeds=most, listeners=[said.append])
+        told[most] = [e.text for e in said if isinstance(e, Notice) and "that was asked for" in e.text]
+    assert ["as many as --max-seeds allows" in text for text in told[3]] == [True]
+    assert ["after 3 seeds; it was finished before, and stays as it is" in text for text in told[9]] == [True]
+
+
 def test_ends_beside_candidates_without_the_added_seeds_are_not_the_grids() -> None:
     grid = MaxLrGrid(low=0.01, high=1.0, points=7, spacing="log")
     rates, rows = grid.candidates(), []

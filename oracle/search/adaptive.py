@@ -75,7 +75,8 @@ class Adaptive:
         likely = cycle_count * num_seeds * min(candidates, first + LIKELY_REFINED * later)
         likely -= (cycle_count - 1) * (num_seeds - 1) * LIKELY_SCOUTED * first
         most = cycle_count * num_seeds * (min(candidates, first + (2 + 3 * later if later else 1)) + grown)
-        return Trainings(least=least, likely=min(max(round(likely), least), most), most=most)
+        likely = min(max(round(likely), least), most)
+        return Trainings(least=least, likely=likely, most=most, rounds=cycle_count * min(self.rounds, 2))
 
     def _first_round(self, earlier: pa.Table) -> tuple[Pair, ...]:
         candidates = spaced(self.grid.candidates(), self.spacing)

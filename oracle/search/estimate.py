@@ -80,13 +80,13 @@ def plan(
     cycles = experiment.pruning.cycles + 1
     count = trainings(experiment, prepared.strategy)
     if folder is not None and is_finished(folder, experiment):
-        count = Trainings(least=done, likely=done, most=done)
+        count = Trainings(least=done, likely=done, most=done, rounds=0)
     done = min(done, count.likely)
     steps_per_training = experiment.training.epochs * (prepared.images.num_train // experiment.training.batch_size)
     wall = cycles * -(-num_packs(pairs, timed.pack_size) // timed.slots) * timed.pack_size * timed.seconds
     wall *= (count.likely - done) / (cycles * len(pairs))
     if done < count.likely:
-        wall += cycles * EXECUTORS[executor].round_seconds
+        wall += count.rounds * EXECUTORS[executor].round_seconds
     together = timed.pack_size if timed.backend == "pack" else 1
     seeds = len(experiment.seeds)
     sizes = _Sizes.of(prepared, at_once=timed.slots * together)

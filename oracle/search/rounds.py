@@ -37,3 +37,4 @@ class Trainings:
     least: int
     likely: int
     most: int | None  # None: nobody knows
+    rounds: int  # likely

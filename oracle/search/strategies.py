@@ -209,8 +209,10 @@ def trainings(experiment: Experiment, strategy: Strategy) -> Trainings:
             return strategy.trainings(cycles)
         case GridSearch():
             grown = strategy.grid.max_extra if strategy.grid.extend else 0
-            return Trainings(least=least, likely=least, most=least + cycles * len(strategy.seeds) * grown)
+            return Trainings(
+                least=least, likely=least, most=least + cycles * len(strategy.seeds) * grown, rounds=cycles
+            )
         case FixedPeaks():
-            return Trainings(least=least, likely=least, most=least)
+            return Trainings(least=least, likely=least, most=least, rounds=cycles)
         case _:
-            return Trainings(least=least, likely=least, most=None)
+            return Trainings(least=least, likely=least, most=None, rounds=cycles)
