@@ -77,6 +77,14 @@ def test_a_run_of_one_max_lr_a_cycle_has_no_estimates(tmp_path):
     assert intervals.lone(resolved=False) == (0, 1)
 
 
+def test_costs_are_those_of_the_whole_grid_however_little_of_it_was_tried(tmp_path):
+    changes = ["pruning.cycles=1", "training.epochs=2", "grid.points=24", "seeds=[0, 1]", "search.strategy=adaptive"]
+    run_oracle(load_experiment("digits-mlp", overrides=changes), str(tmp_path / "few"), executor="local")
+    intervals = read_intervals(tmp_path / "few")
+    assert max(row["num_candidates"] for row in intervals.estimates.rows) < 24
+    assert fit(intervals, trials=5).trainings["greedy_oracle"] == 24 * 2 * 2
+
+
 def test_reading_and_fitting_runs_load_neither_torch_nor_ray(old):
     code = (
         "import sys; from silo_fit.cli import app; "

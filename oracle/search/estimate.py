@@ -29,9 +29,9 @@ from oracle.training.parents import first_parent, parent_network
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The cost of a search. Hours and disk are estimates, for the likely number of trainings.
+    """The cost of a search: hours, an estimate for the likely number of trainings, and disk, for the largest number.
 
-    Further rounds may add to all of it: those of the strategy adaptive, or of `grid.extend`.
+    Further rounds may add to the hours: those of the strategy adaptive, or of `grid.extend`.
     """
 
     name: str
@@ -98,7 +98,7 @@ def plan(
         trainings_retrain=count.likely + cycles * seeds * together,
         trainings_done=done,
         steps=count.likely * steps_per_training,
-        disk_bytes=sizes.fullest(finals=-(-count.likely // cycles)),
+        disk_bytes=sizes.fullest(finals=-(-(count.most or count.likely) // cycles)),
         disk_bytes_retrain=sizes.fullest(finals=seeds * together),
         parameters=sum(parameter.numel() for parameter in prepared.network.parameters()),
         steps_per_training=steps_per_training,
