@@ -1,7 +1,7 @@
 """Trials as columns of plain values, whatever table they come in."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -23,7 +23,7 @@ def trial_columns(trials: Any) -> dict[str, list[Any]]:
     elif isinstance(trials, Mapping):
         columns = {name: list(values) for name, values in trials.items()}
     else:
-        rows: Sequence[Mapping[str, Any]] = list(trials)
+        rows: Sequence[Mapping[str, Any]] = list(trials) if isinstance(trials, Iterable) else [trials]
         if not rows:
             raise TableError("expected trials, found none")
         if not all(isinstance(row, Mapping) for row in rows):
