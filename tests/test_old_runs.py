@@ -69,7 +69,7 @@ def test_the_same_search_still_gives_its_bits(old: Path, tmp_path: Path) -> None
     if here != made_with:
         pytest.skip(f"bits are those of one type of CPU and version: the archive's {made_with}, here {here}")
     run_oracle(EXPERIMENT, tmp_path / "new", executor="local", backend="pack", pack_size=2)
-    own = ["lineage", "commit"]  # a chain's name, which has the experiment in it now
+    own = ["lineage", "commit", "test_correct"]  # a chain's name, which has the experiment in it now; not there then
     kept, new = (timeless(read_trials(out).drop_columns(own)) for out in (old, tmp_path / "new"))
     assert kept == [row for row in new if (row["cycle"], row["max_lr"]) in {(it["cycle"], it["max_lr"]) for it in kept}]
     later = {*ESTIMATED, "lo_outside", "hi_outside"}  # columns that it did not have

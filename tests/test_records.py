@@ -70,6 +70,7 @@ def trial(max_lr=0.1, seed=0, *, cycle=0, chain=DENSE, commit="a", outcome="fini
         "test_accuracy": 0.5,
         "best_epoch": 2,
         "val_correct": np.packbits([True, True, True, False]).tobytes(),
+        "test_correct": np.packbits([True, False]).tobytes(),
     }
     return row | (dict.fromkeys(scores) if outcome == "diverged" else scores) | more
 
