@@ -252,6 +252,7 @@ def test_a_finished_search_stays_where_the_curve_is_a_little_different(
     assert trained(tmp_path) == starts
 
 
+@pytest.mark.slow
 def test_more_cycles_and_more_seeds_go_on(tiny: Tiny, tmp_path: Path) -> None:
     searched(tiny(*ADAPTIVE), tmp_path)
     starts = trained(tmp_path)
@@ -415,6 +416,7 @@ def test_seeds_in_another_order_train_the_same(tiny: Tiny, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("points", "spacing"), [(24, 3), (51, 3), (10, 3), (8, 4), (24, 5)])
+@pytest.mark.slow
 def test_no_search_trains_more_than_its_plan_says_at_most(points: int, spacing: int) -> None:
     grid = MaxLrGrid(low=0.01, high=1.0, points=points, spacing="log")
     strategy = Adaptive(grid=grid, seeds=SEEDS, tolerance=0.005, num_validation=10_000, spacing=spacing)

@@ -162,6 +162,7 @@ def test_what_the_numbers_leave_open_widens_the_curve() -> None:
 # Planted truths
 
 
+@pytest.mark.slow
 def test_sure_and_possible_ends_hold_as_often_as_they_say() -> None:
     """200 cycles of planted curves, eight of 24 rates and three seeds: ranges said at 95% hold at 93% and more."""
     random, held = np.random.default_rng(4), {"lo_possible": 0, "hi_possible": 0, "lo_sure": 0, "hi_sure": 0}

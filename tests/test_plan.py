@@ -275,6 +275,7 @@ def test_hours_are_those_of_the_trainings_that_are_likely(
     assert 3600 * with_ray.hours == pytest.approx(planned.trainings + 6 * rounds)
 
 
+@pytest.mark.slow
 def test_a_finished_run_has_nothing_left(tiny: Tiny, tmp_path: Path) -> None:
     experiment = tiny("grid={spacing: log, low: 0.01, high: 1, points: 9}", "search.strategy=adaptive")
     run_oracle(experiment, tmp_path, executor="local")

@@ -88,6 +88,7 @@ NOTHING = Decision(basis={"seeds": list(SEEDS)})
 @pytest.mark.parametrize("name", ALL)
 @settings(deadline=None, max_examples=40)
 @given(data=st.data())
+@pytest.mark.slow
 def test_what_a_round_lacks_is_the_round_without_what_is_there(name: str, data: st.DataObject) -> None:
     strategy, cycle = ALL[name], data.draw(st.integers(0, 1))
     best = data.draw(st.sampled_from([0.1, 0.3, 0.9, 1.1]))
