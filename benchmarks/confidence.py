@@ -1,7 +1,7 @@
 """How sure an Oracle is, judged against truths of many seeds: `python -m benchmarks.confidence [make NAME | searches]`.
 
-Without arguments the kept truths are judged. `make NAME` trains one anew; `searches` trains whole
-searches, choices feeding back into what is pruned, and keeps their optima and intervals.
+Without arguments the kept truths are judged. `make NAME` trains one anew; `searches` trains whole searches, choices feeding
+back into what is pruned, and keeps their optima and intervals.
 """
 
 import argparse

@@ -145,16 +145,13 @@ def _accuracy_figure(fit: Fit, index: int, curve: CycleCurve, tried: Mapping[flo
 def _add_dots(figure: go.Figure, tried: Mapping[float, tuple[float, int]], bottom: float) -> None:
     """Means over seeds; those of fewer seeds than others smaller, those below `bottom` as triangles there."""
     most = max((count for _, count in tried.values()), default=0)
-    kinds: dict[str, list[float]] = {
-        "tried, mean over seeds": [],
-        "tried by fewer seeds": [],
-        "tried, lower than shown": [],
-    }
-    whole, fewer, low = kinds.values()
-    for rate, (accuracy, count) in tried.items():
-        (low if accuracy < bottom else whole if count == most else fewer).append(rate)
-    for (name, rates), symbol, size in zip(
-        kinds.items(), ("circle", "circle", "triangle-down"), (9, 6, 9), strict=True
+    low = [rate for rate, (accuracy, _) in tried.items() if accuracy < bottom]
+    fewer = [rate for rate, (_, count) in tried.items() if count < most and rate not in low]
+    whole = [rate for rate in tried if rate not in low and rate not in fewer]
+    for rates, name, symbol, size in (
+        (whole, "tried, mean over seeds", "circle", 9),
+        (fewer, "tried by fewer seeds", "circle", 6),
+        (low, "tried, lower than shown", "triangle-down", 9),
     ):
         if rates:
             figure.add_scatter(

@@ -8,7 +8,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 
 import torch
@@ -19,7 +19,7 @@ from oracle.errors import Error, FolderError, TrialError
 from oracle.events import Event, Listener, PackProgress, TrialFinished
 from oracle.execution.jobs import Job, Pack
 from oracle.runs.networks import parent_name, part, prefixed, read_parent, read_tensors, write_finals, write_tensors
-from oracle.training.loop import BestSoFar
+from oracle.training.loop import SCORES, BestSoFar
 from oracle.training.parents import Parent
 from oracle.training.run import Checkpoint, check_resumable, train_group
 
@@ -141,8 +141,6 @@ def _note_attempt(group: Pack, resume: Checkpoint | None) -> None:
 
 # Checkpoints of a training under way.
 
-_BEST: Sequence[str] = ("alive", "best_epoch", "val_loss", "val_correct", "test_correct")  # tensors of BestSoFar
-
 
 def _checkpoint_name(group: Pack) -> str:
     return group.store.path("checkpoints", f"{group.name}.safetensors")
@@ -151,7 +149,7 @@ def _checkpoint_name(group: Pack) -> str:
 def _write_checkpoint(group: Pack, checkpoint: Checkpoint) -> None:
     best = checkpoint.best
     tensors = prefixed("trainer", checkpoint.trainer) | prefixed("rewind", best.rewind)
-    tensors |= {f"scores/{name}": getattr(best, name) for name in _BEST}
+    tensors |= {f"scores/{name}": getattr(best, name) for name in SCORES}
     header = {"epochs_done": str(best.epochs_done), "seconds": repr(checkpoint.seconds)}
     write_tensors(group.store.folder, _checkpoint_name(group), tensors, header)
 

@@ -40,6 +40,9 @@ class Trainer(Protocol):
         """Go on from `state`."""
 
 
+SCORES = ("alive", "best_epoch", "val_loss", "val_correct", "test_correct")  # of BestSoFar: a tensor each
+
+
 @dataclass(slots=True, kw_only=True)
 class BestSoFar:
     """What is known of each candidate after `epochs_done` epochs. On the CPU, but for `rewind`."""

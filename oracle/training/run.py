@@ -19,7 +19,7 @@ from oracle.errors import ExperimentError
 from oracle.experiment import Experiment
 from oracle.training.backends import Backend, check_backend, choose_backend, default_device, make_trainer
 from oracle.training.checks import check_rewind_step
-from oracle.training.loop import BestSoFar, Trainer, is_complete, train_candidates
+from oracle.training.loop import SCORES, BestSoFar, Trainer, is_complete, train_candidates
 from oracle.training.parents import Parent, first_parent, parent_network
 from oracle.training.schedules import learning_rates
 
@@ -152,11 +152,7 @@ def check_resumable(
     own, best = trainer.state(), BestSoFar.none(num_candidates, images.num_validation, images.num_test)
     found, expected = ({name: _form(value) for name, value in state.items()} for state in (checkpoint.trainer, own))
     wrong = [name for name in {*found, *expected} if found.get(name) != expected.get(name)]
-    wrong += [
-        name
-        for name in ("alive", "best_epoch", "val_loss", "val_correct", "test_correct")
-        if _form(getattr(checkpoint.best, name)) != _form(getattr(best, name))
-    ]
+    wrong += [name for name in SCORES if _form(getattr(checkpoint.best, name)) != _form(getattr(best, name))]
     rewind = checkpoint.best.rewind
     states = {name: _form(value) for name, value in trainer.states().items()}
     wrong += ["rewind"] if rewind and {name: _form(value) for name, value in rewind.items()} != states else []
