@@ -18,9 +18,9 @@ import torch
 
 from benchmarks.tree import machine
 from oracle.data.images import Images
-from oracle.events import CancelToken, Listener
+from oracle.events import CancelToken
 from oracle.execution import executors
-from oracle.execution.jobs import Job, Pack
+from oracle.execution.jobs import Job, Pack, Work
 from oracle.execution.local import LocalExecutor
 from oracle.experiment import load_experiment
 from oracle.records import read_trials
@@ -38,10 +38,11 @@ RESULTS = Path(__file__).parent / "results" / "bookkeeping.md"
 class Planted(LocalExecutor):
     """Commits made-up rows in place of trainings."""
 
-    def run(self, job: Job, packs: Sequence[Pack], *, tell: Listener, cancel: CancelToken) -> None:
+    def run(self, works: Sequence[Work], *, cancel: CancelToken) -> None:
         """See `Executor.run`."""
-        for pack in packs:
-            commit(job, pack)
+        for work in works:
+            for pack in work.packs:
+                commit(work.job, pack)
 
 
 def commit(job: Job, pack: Pack) -> None:

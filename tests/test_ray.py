@@ -32,7 +32,7 @@ from faults import (
 
 from oracle.errors import ClusterError, FolderError, TrialError
 from oracle.events import CancelToken, TrialFinished
-from oracle.execution.jobs import Job, Pack
+from oracle.execution.jobs import Job, Pack, Work
 from oracle.execution.ray_tune import RayExecutor
 from oracle.experiment import load_experiment
 from oracle.runs.cycle import CycleStore
@@ -147,7 +147,7 @@ def test_a_worker_that_crashes_is_a_message_and_is_not_tried_again(tmp_path: Pat
     executor = RayExecutor(no_images, slots=1)
     try:
         with pytest.raises(TrialError, match="search digits-mlp: a worker crashed: AttributeError"):
-            executor.run(job, [pack], tell=lambda event: None, cancel=CancelToken())
+            executor.run([Work(job=job, packs=[pack], tell=lambda event: None)], cancel=CancelToken())
     finally:
         executor.close()
 

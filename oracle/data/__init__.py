@@ -26,12 +26,22 @@ def load_images(experiment: Experiment, device: torch.device, raw: RawImages | N
     raw = read_whole(data) if raw is None else raw
     with full_memory_named(f"data.source {data.source}", FEWER):
         images = _images(data, device, dtype, raw)
+    check_batch_size(experiment, images)
+    return images
+
+
+def data_key(experiment: Experiment) -> str:
+    """The same for experiments whose images are the same, so that they need to be loaded once."""
+    return f"{experiment.data.model_dump_json()} {experiment.training.precision == 'fp64'}"
+
+
+def check_batch_size(experiment: Experiment, images: Images) -> None:
+    """DataError where a batch is larger than the training set."""
     if experiment.training.batch_size > images.num_train:
         raise DataError(
             f"training.batch_size: found {experiment.training.batch_size}, but only {images.num_train} images are left "
-            f"to train on ({data.validation} are kept for validation)"
+            f"to train on ({experiment.data.validation} are kept for validation)"
         )
-    return images
 
 
 def _images(data: Data, device: torch.device, dtype: torch.dtype, raw: RawImages | None) -> Images:

@@ -44,6 +44,18 @@ class Job:
     checkpoint_seconds: float = 60.0  # between two checkpoints of a pack
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """Packs of one cycle of one run, and who hears of them."""
+
+    job: Job
+    packs: Sequence[Pack]
+    tell: Listener
+
+    def __post_init__(self) -> None:
+        assert self.packs
+
+
 class Executor(Protocol):
     """Whoever trains packs: this process, or a Ray cluster. It holds what it needs of the data."""
 
@@ -53,8 +65,11 @@ class Executor(Protocol):
     def prove_folder(self, folder: Folder) -> None:
         """Let every machine that may train show that it can write into the folder."""
 
-    def run(self, job: Job, packs: Sequence[Pack], *, tell: Listener, cancel: CancelToken) -> None:
-        """Train the packs, and tell PackProgress and TrialFinished. Returns early once it is cancelled."""
+    def run(self, works: Sequence[Work], *, cancel: CancelToken) -> None:
+        """Train all packs, and tell PackProgress and TrialFinished. Returns early once it is cancelled.
+
+        `works`: of different runs, which read the same data.
+        """
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What a function returns on one slot."""

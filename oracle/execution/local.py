@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from oracle.data.images import Images
-from oracle.events import CancelToken, Listener
-from oracle.execution.jobs import Job, Pack
+from oracle.events import CancelToken
+from oracle.execution.jobs import Pack, Work
 from oracle.execution.worker import run_pack
 from oracle.storage import Folder
 from oracle.training.backends import Backend, default_device
@@ -28,16 +28,22 @@ class LocalExecutor:
     def prove_folder(self, folder: Folder) -> None:
         """Nothing to prove: the process that trains is the one that opened it."""
 
-    def run(self, job: Job, packs: Sequence[Pack], *, tell: Listener, cancel: CancelToken) -> None:
+    def run(self, works: Sequence[Work], *, cancel: CancelToken) -> None:
         """See `Executor.run`. Raises the first error, once running packs have stopped at their next epoch."""
         stop, threads = CancelToken(), torch.get_num_threads()
 
-        def train(pack: Pack) -> None:
-            run_pack(job, pack, self._images, tell=tell, cancelled=lambda: stop.is_cancelled() or cancel.is_cancelled())
+        def train(work: Work, pack: Pack) -> None:
+            run_pack(
+                work.job,
+                pack,
+                self._images,
+                tell=work.tell,
+                cancelled=lambda: stop.is_cancelled() or cancel.is_cancelled(),
+            )
 
         pool = ThreadPoolExecutor(self.slots)
         try:
-            waiting: set[Future[None]] = {pool.submit(train, pack) for pack in packs}
+            waiting: set[Future[None]] = {pool.submit(train, work, pack) for work in works for pack in work.packs}
             while waiting:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in done:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,13 +31,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import oracle.execution.compilers  # noqa: F401  # first: a worker starts here
 from oracle import errors
-from oracle.data import load_images
+from oracle.data import data_key, load_images
 from oracle.data.images import Images
 from oracle.data.sources import RawImages
 from oracle.errors import ClusterError, Error, FolderError, TrialError
-from oracle.events import CancelToken, Event, Listener, PackProgress, TrialFinished
+from oracle.events import CancelToken, Event, PackProgress, TrialFinished
 from oracle.execution import guard
-from oracle.execution.jobs import Job, Pack
+from oracle.execution.jobs import Job, Pack, Work
 from oracle.execution.worker import run_pack
 from oracle.runs.cycle import pairs_of
 from oracle.storage import Folder
@@ -167,33 +167,36 @@ class RayExecutor:
             raise ClusterError(f"a node of the cluster failed: {str(error).strip().splitlines()[-1]}") from None
         return result
 
-    def run(self, job: Job, packs: Sequence[Pack], *, tell: Listener, cancel: CancelToken) -> None:
+    def run(self, works: Sequence[Work], *, cancel: CancelToken) -> None:
         """See `Executor.run`: one `Tuner.fit`. Raises what a worker refused, ClusterError where one is lost."""
+        packs = [(index, pack) for index, work in enumerate(works) for pack in work.packs]
         num_shares = len(packs) if self._pack_seconds > LONG_PACK_SECONDS else min(self.slots, len(packs))
-        shares = [list(packs[share::num_shares]) for share in range(num_shares)]
+        shares = [packs[share::num_shares] for share in range(num_shares)]
         stopper, started = _Stopper(cancel), time.monotonic()
-        results = self._fit(job, shares, tell, stopper)
+        results = self._fit(works, shares, stopper)
         self._pack_seconds = (time.monotonic() - started) * self.slots / len(packs)
         if stopper.error is not None:
             kind, message = stopper.error
             raise _ERRORS.get(kind, Error)(message)
         reasons = {str(result.error).strip().splitlines()[-1] for result in results if result.error}
         if reasons and not cancel.is_cancelled():
-            _check_complete(job, packs, reasons)
+            for work in works:
+                _check_complete(work, reasons)
 
-    def _fit(self, job: Job, shares: Sequence[list[Pack]], tell: Listener, stopper: "_Stopper") -> Any:
-        store = shares[0][0].store
-        there = store.folder.names(store.path("trials"))  # which the packs are not among
-        trainable = tune.with_parameters(_train, job=job, shares=shares, there=there, raw=self._raw)
+    def _fit(self, works: Sequence[Work], shares: Sequence["_Share"], stopper: "_Stopper") -> Any:
+        stores = [work.packs[0].store for work in works]
+        there = [store.folder.names(store.path("trials")) for store in stores]  # which the packs are not among
+        jobs = [work.job for work in works]
+        trainable = tune.with_parameters(_train, jobs=jobs, shares=shares, there=there, raw=self._raw)
         tuner = Tuner(
             tune.with_resources(trainable, self._resources),
             param_space={"share": tune.grid_search(list(range(len(shares))))},
             tune_config=TuneConfig(reuse_actors=True, max_concurrent_trials=self.slots),
             run_config=RunConfig(
-                name=f"{job.experiment.name}-{secrets.token_hex(4)}",
+                name=f"{jobs[0].experiment.name}-{secrets.token_hex(4)}",
                 storage_path=str(self._files / "tune"),
                 failure_config=FailureConfig(max_failures=LOST_WORKERS),
-                callbacks=[_Follow(tell)],
+                callbacks=[_Follow(works)],
                 stop=stopper,
                 verbose=0,
             ),
@@ -227,16 +230,18 @@ _ERRORS: dict[str, type[Error]] = {
 }
 _TOKEN = secrets.token_hex(32)  # one a process: Ray keeps the first that it has read
 _IMAGES: dict[str, Images] = {}  # of this worker process, so that its second pack finds them ready
+_Share = Sequence[tuple[int, Pack]]  # what one Tune trial trains: packs, and the positions of their works
 
 
-def _check_complete(job: Job, packs: Sequence[Pack], reasons: set[str]) -> None:
+def _check_complete(work: Work, reasons: set[str]) -> None:
     """Raises ClusterError where packs have no rows. `reasons`: what Ray said of their workers."""
+    packs = work.packs
     store = packs[0].store  # all are of one cycle
     done = set(pairs_of(store.trials()))
     lost = [pack for pack in packs if not pack.pairs <= done]
     if lost:
         raise ClusterError(
-            f"search {job.experiment.name}, cycle {store.cycle}: {len(lost)} of {len(packs)} packs have no rows, "
+            f"search {work.job.experiment.name}, cycle {store.cycle}: {len(lost)} of {len(packs)} packs have no rows, "
             f"the first for seed {lost[0].seed}, max_lr {lost[0].candidates[0]:g} and on: "
             f"{'; '.join(sorted(reasons))}. What was finished is kept: run the same "
             "command again"
@@ -244,52 +249,64 @@ def _check_complete(job: Job, packs: Sequence[Pack], reasons: set[str]) -> None:
 
 
 def _train(
-    config: dict[str, Any], *, job: Job, shares: Sequence[list[Pack]], there: Sequence[str], raw: RawImages | None
+    config: dict[str, Any],
+    *,
+    jobs: Sequence[Job],
+    shares: Sequence[_Share],
+    there: Sequence[Sequence[str]],
+    raw: RawImages | None,
 ) -> None:
     """One Tune trial. A refusal or a crash is a result: it would be the same anywhere, so Ray must not try it again."""
+    share = shares[config["share"]]
     reported = time.monotonic()
-    finished: list[dict[str, Any]] = []  # trials that no report has told of yet
+    index = share[0][0]  # of the work whose pack is trained
+    finished: list[dict[str, Any]] = []  # trials of it that no report has told of yet
+
+    def send(**fields: Any) -> None:
+        nonlocal finished
+        tune.report({"work": index, "pack": None, "fraction": 0.0, "finished": finished, "error": None, **fields})
+        finished = []
 
     def report(event: Event) -> None:
-        nonlocal reported, finished
+        nonlocal reported
         if isinstance(event, TrialFinished):
             finished.append(asdict(event))
         elif isinstance(event, PackProgress) and (event.done == 1 or time.monotonic() - reported >= REPORT_SECONDS):
             reported = time.monotonic()
-            tune.report({"pack": event.pack, "fraction": event.done, "finished": finished, "error": None})
-            finished = []
+            send(pack=event.pack, fraction=event.done)
 
-    def refuse(kind: type[Error], text: str) -> None:
-        tune.report({"pack": None, "fraction": 0.0, "finished": finished, "error": (kind.__name__, text)})
-
+    committed: dict[int, Collection[str]] = {}  # by a worker that was lost, in whose place Ray puts this one
     try:
-        key = job.experiment.hash
-        if key not in _IMAGES:
-            _IMAGES[key] = load_images(job.experiment, torch.device(job.settings.device), raw)
-        share = shares[config["share"]]
-        committed = share[0].store.commits_but(there)  # by a worker that was lost, in whose place Ray puts this one
-        for pack in share:
-            run_pack(job, pack, _IMAGES[key], tell=report, committed=committed)
+        for index, pack in share:
+            job = jobs[index]
+            images = data_key(job.experiment)
+            if images not in _IMAGES:
+                _IMAGES[images] = load_images(job.experiment, torch.device(job.settings.device), raw)
+            if index not in committed:
+                committed[index] = pack.store.commits_but(there[index])
+            run_pack(job, pack, _IMAGES[images], tell=report, committed=committed[index])
     except Error as error:
-        refuse(type(error), str(error))
+        send(error=(type(error).__name__, str(error)))
     except Exception as error:
-        refuse(TrialError, f"search {job.experiment.name}: a worker crashed: {type(error).__name__}: {error}")
+        text = f"search {jobs[index].experiment.name}: a worker crashed: {type(error).__name__}: {error}"
+        send(error=(TrialError.__name__, text))
 
 
 class _Follow(Callback):  # type: ignore[misc]  # Ray ships no types
     """Passes on what the workers tell."""
 
-    def __init__(self, tell: Listener) -> None:
-        self._tell = tell
+    def __init__(self, works: Sequence[Work]) -> None:
+        self._works = works
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # the Tuner saves itself for a restore that nobody does, and a terminal cannot be saved
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        tell = self._works[result["work"]].tell
         for fields in result["finished"]:
-            self._tell(TrialFinished(**fields))
+            tell(TrialFinished(**fields))
         if result["pack"] is not None:
-            self._tell(PackProgress(pack=result["pack"], done=result["fraction"]))
+            tell(PackProgress(pack=result["pack"], done=result["fraction"]))
 
 
 class _Stopper(Stopper):  # type: ignore[misc]

@@ -23,7 +23,7 @@ from oracle.events import (
     TrainingStarted,
     TrialFinished,
 )
-from oracle.execution.jobs import Executor, Job, Pack, plan_packs
+from oracle.execution.jobs import Executor, Job, Pack, Work, plan_packs
 from oracle.pruning.masks import emptied_layers
 from oracle.runs.cycle import Commits, CycleStore, only
 from oracle.runs.decisions import Decision, Pair
@@ -410,7 +410,7 @@ class Chain:
 
         self._tell(TrainingStarted(cycle=cycle, packs=len(packs), trials=trials))
         if not self._cancel.is_cancelled():
-            self._executor.run(self._job, packs, tell=tell, cancel=self._cancel)
+            self._executor.run([Work(job=self._job, packs=packs, tell=tell)], cancel=self._cancel)
         if self._cancel.is_cancelled():
             raise CancelledError(
                 f"search {self._experiment.name}: cancelled in cycle {cycle}; what was finished is kept, and the same "

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from oracle.data import load_images, read_whole
+from oracle.data import check_batch_size, data_key, load_images, read_whole
 from oracle.data.images import Images
 from oracle.data.memory import full_memory_named
 from oracle.data.sources import RawImages
@@ -47,15 +47,27 @@ class Prepared:
 
 
 def prepare(
-    experiment: Experiment, launch: Launch, *, folder: Folder | None, strategy: Strategy | None = None
+    experiment: Experiment,
+    launch: Launch,
+    *,
+    folder: Folder | None,
+    strategy: Strategy | None = None,
+    beside: Prepared | None = None,
 ) -> Prepared:
-    """Check folder and experiment and load the data, as searching and planning both begin. Raises what they refuse."""
+    """Check folder and experiment and load the data, as searching and planning both begin. Raises what they refuse.
+
+    `beside`: one whose data are taken over where they are the same.
+    """
     experiment, strategy = named_by(pinned(experiment), strategy)
     if folder is not None:
         check_folder(folder, experiment)
-    raw = read_whole(experiment.data)
     device = default_device()
-    images = load_images(experiment, device, raw)
+    if beside is not None and data_key(beside.experiment) == data_key(experiment):
+        raw, images = beside.raw, beside.images
+        check_batch_size(experiment, images)
+    else:
+        raw = read_whole(experiment.data)
+        images = load_images(experiment, device, raw)
     check_network_fits(experiment, images, torch.device(device))
     seed = experiment.seeds[0]
     with full_memory_named(

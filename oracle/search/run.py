@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -61,49 +62,88 @@ def run_oracle(
     and ExperimentError before anything is trained, DivergedError, TrialError, ClusterError or CancelledError while it runs.
     """
     launch = Launch(executor=executor, address=address, slots=slots, backend=backend, pack_size=pack_size)
-    check_choice("carry", carry, ("keep", "retrain"))
-    if not (isinstance(checkpoint_seconds, int | float) and checkpoint_seconds >= 0):
-        raise ExperimentError(f"checkpoint_seconds: expected a number from 0 on, found {checkpoint_seconds!r}")
+    how = How(launch=launch, carry=carry, checkpoint_seconds=checkpoint_seconds)
     if peaks is not None:
-        experiment = _with_peaks(experiment, peaks)
+        experiment = with_peaks(experiment, peaks)
     _check_until_sure(experiment, until_sure, max_seeds)
     folder = Folder(out)
     prepared = prepare(experiment, launch, folder=folder, strategy=strategy)
-    backend_here = prepared.backend(default_device().type)
-    runner = EXECUTORS[launch.executor].make(launch, prepared.images, prepared.raw, backend_here)
-    with contextlib.ExitStack() as lock, contextlib.closing(runner):  # workers end before another search may begin
-        lock.enter_context(folder.lock())
+    with opened(folder, how.runner(prepared)) as runner:
         restored = check_folder(folder, prepared.experiment)  # again: starting a cluster takes seconds
         deciding = _deciding(prepared, folder, until_sure, max_seeds)
-        runner.prove_folder(folder)
-        lineages, hashes = lineages_of(folder, prepared.experiment), {prepared.experiment.hash}
-        with contextlib.suppress(FolderError):
-            hashes.add(read_experiment(folder).hash)  # with fewer seeds or cycles
-        if restored is not None and folder.size(EXPERIMENT) is not None:
-            folder.set_aside(EXPERIMENT)
-        write_experiment(folder, prepared.experiment)
         tell = Broadcast([EventLog(folder), *listeners])
-        with _told(prepared, folder, tell):
-            if restored is not None:
-                tell(Notice(text=restored))
-            job = Job(
-                experiment=prepared.experiment,
-                settings=_begin_or_go_on(prepared, runner, launch, folder, tell),
-                keep_finals=carry == "keep",
-                checkpoint_seconds=checkpoint_seconds,
-            )
-            return Chain(
-                folder,
-                job,
-                deciding,
-                runner,
-                prepared.images,
-                lineages=lineages,
-                hashes=hashes,
-                form=Form.of(prepared.network, rewinds=experiment.pruning.rewind_step > 0),
-                tell=tell,
-                cancel=cancel or CancelToken(),
-            ).run()
+        return search(
+            prepared, folder, runner, how, deciding, restored=restored, tell=tell, cancel=cancel or CancelToken()
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class How:
+    """How a run is computed and kept: none of it is part of the experiment. ExperimentError where a value cannot be."""
+
+    launch: Launch
+    carry: Literal["keep", "retrain"] = "keep"
+    checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        check_choice("carry", self.carry, ("keep", "retrain"))
+        if not (isinstance(self.checkpoint_seconds, int | float) and self.checkpoint_seconds >= 0):
+            raise ExperimentError(f"checkpoint_seconds: expected a number from 0 on, found {self.checkpoint_seconds!r}")
+
+    def runner(self, prepared: Prepared) -> Executor:
+        """Whoever trains; to be closed."""
+        kind = EXECUTORS[self.launch.executor]
+        return kind.make(self.launch, prepared.images, prepared.raw, prepared.backend(default_device().type))
+
+
+@contextlib.contextmanager
+def opened(folder: Folder, runner: Executor) -> Iterator[Executor]:
+    """A folder locked for whoever trains; workers end before another search may begin there."""
+    with contextlib.ExitStack() as lock, contextlib.closing(runner):
+        lock.enter_context(folder.lock())
+        yield runner
+
+
+def search(
+    prepared: Prepared,
+    folder: Folder,
+    runner: Executor,
+    how: How,
+    strategy: Strategy,
+    *,
+    restored: str | None,
+    tell: Listener,
+    cancel: CancelToken,
+) -> pa.Table:
+    """The chain of a folder that is locked and checked. `restored`: why its experiment.yaml has to be written anew."""
+    runner.prove_folder(folder)
+    lineages, hashes = lineages_of(folder, prepared.experiment), {prepared.experiment.hash}
+    with contextlib.suppress(FolderError):
+        hashes.add(read_experiment(folder).hash)  # with fewer seeds or cycles
+    if restored is not None and folder.size(EXPERIMENT) is not None:
+        folder.set_aside(EXPERIMENT)
+    write_experiment(folder, prepared.experiment)
+    with _told(prepared, folder, tell):
+        if restored is not None:
+            tell(Notice(text=restored))
+        job = Job(
+            experiment=prepared.experiment,
+            settings=_begin_or_go_on(prepared, runner, how.launch, folder, tell),
+            keep_finals=how.carry == "keep",
+            checkpoint_seconds=how.checkpoint_seconds,
+        )
+        return Chain(
+            folder,
+            job,
+            strategy,
+            runner,
+            prepared.images,
+            lineages=lineages,
+            hashes=hashes,
+            form=Form.of(prepared.network, rewinds=prepared.experiment.pruning.rewind_step > 0),
+            tell=tell,
+            cancel=cancel,
+        ).run()
 
 
 def _check_until_sure(experiment: Experiment, until_sure: float | None, max_seeds: int | None) -> None:
@@ -185,7 +225,8 @@ def _begin_or_go_on(prepared: Prepared, runner: Executor, launch: Launch, folder
     return settings
 
 
-def _with_peaks(experiment: Experiment, peaks: Sequence[float]) -> Experiment:
+def with_peaks(experiment: Experiment, peaks: Sequence[float]) -> Experiment:
+    """The experiment with one max_lr a cycle in place of a search. ExperimentError where they cannot be."""
     try:
         numbers = [None if isinstance(peak, str | bool) else float(peak) for peak in peaks]
     except (TypeError, ValueError, OverflowError):
