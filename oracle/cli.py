@@ -1,21 +1,37 @@
 """The command `oracle`."""
 
-import contextlib
-import io
 import json
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from oracle.errors import BudgetError, Error, FolderError
+from oracle.errors import BudgetError, FolderError
 from oracle.events import CancelToken
-from oracle.execution.executors import EXECUTORS, BackendChoice
+from oracle.execution.executors import BackendChoice
 from oracle.experiment import Experiment, load_experiment, preset_names
 from oracle.view import stopping
+from oracle.view.options import (
+    Address,
+    AsJson,
+    BackendFlag,
+    DataPath,
+    ExecutorFlag,
+    MaxHours,
+    PackSize,
+    Preset,
+    RunFolder,
+    Set,
+    Slots,
+    address_of,
+    experiment_of,
+    heavy_imports,
+    not_empty,
+    run,
+    stdout_console,
+)
 
 if TYPE_CHECKING:
     from oracle.search.estimate import Plan
@@ -29,35 +45,12 @@ app = typer.Typer(
 )
 
 
-def _not_empty(value: str | None) -> str | None:
-    if value == "":
-        raise typer.BadParameter("found nothing between the quotes; is a variable of the shell not set?")
-    return value
-
-
-Preset = Annotated[str, typer.Argument(metavar="PRESET_OR_YAML", help="A shipped preset, or a file ending in .yaml.")]
-RunFolder = Annotated[str, typer.Argument(metavar="DIR", help="A run's folder.", callback=_not_empty)]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the experiment.")
-]
-DataPath = Annotated[
-    str | None, typer.Option("--data", metavar="DIR", help="Where the images lie (data.path).", callback=_not_empty)
-]
-ExecutorFlag = Annotated[str, typer.Option(metavar=f"<{'|'.join(EXECUTORS)}>", help="Ray Tune, or this process alone.")]
-Address = Annotated[str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster: local, auto or HOST:PORT.")]
-Slots = Annotated[int | None, typer.Option(min=1, help="Packs trained at a time; all that fit by default.")]
-BackendFlag = Annotated[BackendChoice, typer.Option(help="Candidates in packs, or one by one in plain PyTorch.")]
-PackSize = Annotated[int | None, typer.Option(min=1, help="Candidates in a pack, at most.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON on standard output.")]
-MaxHours = Annotated[float | None, typer.Option(min=0, help="Refuse to start above this many hours.")]
-
-
 @app.command(epilog="Example: oracle search digits-mlp --out runs/digits --set grid.points=16")
 def search(
     context: typer.Context,
     preset: Preset,
     out: Annotated[
-        str | None, typer.Option(help="The run's folder: local, s3:// or gs://. [runs/NAME]", callback=_not_empty)
+        str | None, typer.Option(help="The run's folder: local, s3:// or gs://. [runs/NAME]", callback=not_empty)
     ] = None,
     executor: ExecutorFlag = "ray",
     address: Address = None,
@@ -84,12 +77,12 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Search max_lr at every cycle. Run again after any stop, it goes on."""
-    address = _address(context, address, executor)
-    experiment = _experiment(preset, set_, data)
+    address = address_of(context, address, executor)
+    experiment = experiment_of(preset, set_, data)
     out = out or f"runs/{experiment.name}"
     if max_hours is not None:
         _check_budget(_plan(experiment, executor, address, slots, backend, pack_size, out), max_hours)
-    with _heavy_imports(executor):
+    with heavy_imports(executor):
         from oracle.search.run import run_oracle
         from oracle.view.terminal import LiveView
 
@@ -122,7 +115,7 @@ def plan_(
     out: Annotated[
         str | None,
         typer.Option(
-            help="A run's folder: what it holds already takes no more time.", show_default=False, callback=_not_empty
+            help="A run's folder: what it holds already takes no more time.", show_default=False, callback=not_empty
         ),
     ] = None,
     executor: ExecutorFlag = "ray",
@@ -136,8 +129,8 @@ def plan_(
     as_json: AsJson = False,
 ) -> None:
     """Count trainings, steps and disk, time a few steps, and estimate the hours. Nothing is launched."""
-    address = _address(context, address, executor)
-    experiment = _experiment(preset, set_, data)
+    address = address_of(context, address, executor)
+    experiment = experiment_of(preset, set_, data)
     found = _plan(experiment, executor, address, slots, backend, pack_size, out)
     if max_hours is not None:
         _check_budget(found, max_hours)
@@ -156,7 +149,7 @@ def plan_(
         "speed": f"{found.seconds_per_training:.3g} s a training, measured on one slot ({found.device}, {found.backend})",
         "time": f"about {duration(3600 * found.hours)} {_where(found)}",
     }
-    console = _console()
+    console = stdout_console()
     for name, text in lines.items():
         console.print(f"{name:>10}  {text}")
 
@@ -178,7 +171,7 @@ def presets(as_json: AsJson = False) -> None:
         print(json.dumps([{"name": name, "trainings": count} for name, count in counts.items()], indent=2))
         return
     width = max(len(it.name) for it in shipped)
-    console = _console()
+    console = stdout_console()
     for it in shipped:
         console.print(
             f"{it.name:<{width}}  {it.network.name} on {it.data.source}, {it.pruning.method}, "
@@ -194,15 +187,15 @@ def convert(
     network: Annotated[str, typer.Option(help="resnet50, mobilenetv2 or vit-b-16.")],
     classes: Annotated[int, typer.Option(min=2, help="Classes of the data that it will train on.")],
     side: Annotated[int, typer.Option(min=1, help="Pixels a side of its images.")],
-    out: Annotated[str, typer.Option(help="The safetensors file to write, for network.weights.", callback=_not_empty)],
+    out: Annotated[str, typer.Option(help="The safetensors file to write, for network.weights.", callback=not_empty)],
 ) -> None:
     """Turn a torchvision checkpoint into the weights that a search can start from."""
-    with _heavy_imports():
+    with heavy_imports():
         from oracle.networks.pretrained import convert_checkpoint
         from oracle.storage import expanded
 
     changes = convert_checkpoint(checkpoint, out, name=network, num_classes=classes, input_shape=(3, side, side))
-    console = _console()
+    console = stdout_console()
     for change in changes or ["every number is the checkpoint's"]:
         console.print(change)
     console.print(f"weights  {expanded(out).absolute()}")
@@ -211,45 +204,6 @@ def convert(
 def main() -> None:
     """Run the command; a refusal is a message and exit status 2, never a traceback."""
     run(app)
-
-
-def run(command: Callable[..., Any]) -> None:
-    """Run a typer application with this project's manners."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # where only ASCII can be shown: ? and no traceback
-    try:
-        with stopping.orderly():
-            command()
-    except Error as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-@contextlib.contextmanager
-def _heavy_imports(executor: str | None = None) -> Iterator[None]:
-    """Torch, and what an executor needs: seconds in which nothing is under way yet."""
-    with stopping.at_once():
-        import oracle.execution.compilers  # noqa: F401  # before all others
-
-        yield
-        if executor is not None and executor in EXECUTORS:
-            EXECUTORS[executor].load()
-
-
-def _address(context: typer.Context, address: str | None, executor: str) -> str | None:
-    """Without the environment's RAY_ADDRESS where no cluster is joined; one on the command line is refused there."""
-    given = context.get_parameter_source("address")
-    from_environment = given is not None and given.name == "ENVIRONMENT"
-    kind = EXECUTORS.get(executor)
-    return None if kind is not None and not kind.joins_clusters and from_environment else address
-
-
-def _experiment(preset: str, set_: list[str] | None, data: str | None) -> Experiment:
-    overrides = list(set_ or [])
-    if data is not None:
-        overrides.append(f"data.path={json.dumps(data)}")
-    return load_experiment(preset, overrides=overrides)
 
 
 def _plan(
@@ -261,7 +215,7 @@ def _plan(
     pack_size: int | None,
     out: str | None,
 ) -> "Plan":
-    with _heavy_imports(executor if address else None):
+    with heavy_imports(executor if address else None):
         from oracle.search.estimate import plan
 
     return plan(
@@ -323,7 +277,7 @@ def _show(out: str, as_json: bool, notes: list[str]) -> None:
         found = {"metadata": metadata, "rows": table.to_pylist(), "p_within": candidates.to_pylist()}
         print(json.dumps(found, indent=2))
         return
-    console = _console()
+    console = stdout_console()
     if table.num_rows == 0:
         done = trials.num_rows
         console.print(
@@ -351,11 +305,6 @@ def _show(out: str, as_json: bool, notes: list[str]) -> None:
         console.print(f"no picture: {error}")
     else:
         console.print(f"picture  {folder / 'oracle.png'}")
-
-
-def _console() -> Console:
-    """Standard output; what is printed are names and paths, no markup."""
-    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def _size(num_bytes: int) -> str:

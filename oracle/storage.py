@@ -97,6 +97,20 @@ def file_within(folder: str | Path, name: str) -> str:
     return f"{path.rstrip('/')}/{name}{question}{query}"
 
 
+def file_beside(folder: str | Path, suffix: str) -> str:
+    """Where a folder lies whose name is that of another with something behind it.
+
+    >>> file_beside("runs/mine/", "-replay"), file_beside("s3://bucket/mine?region=eu", "-replay")
+    ('runs/mine-replay', 's3://bucket/mine-replay?region=eu')
+    """
+    if "://" not in str(folder):
+        local = expanded(folder)
+        local = local if local.name not in ("", "..") else local.resolve()
+        return str(local.with_name(f"{local.name}{suffix}"))
+    path, question, query = str(folder).partition("?")
+    return f"{path.rstrip('/')}{suffix}{question}{query}"
+
+
 def _parted(url: str | Path) -> tuple["Folder", str]:
     folder, name = parted(url)
     if name in {"", ".", ".."} or folder.partition("?")[0].endswith("://"):

@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from oracle.cli import run
 from oracle.errors import CurveError
 from oracle.view import stopping
+from oracle.view.options import run
 from search_spaces.silo import RECOMMENDED, WIDE
-from silo_fit import words
+from silo_fit import training_cli, words
 from silo_fit.curve import SiloCurve
 from silo_fit.fit import fit
 from silo_fit.kinds import hits_by_kind
@@ -23,7 +23,8 @@ from silo_fit.verdict import Verdict, judge
 
 app = typer.Typer(
     name="silo-fit",
-    help="From an Oracle's intervals to SILO's curve, with a proof of how many intervals any curve can hit.",
+    help="From an Oracle's intervals to SILO's curve, with a proof of how many intervals any curve can hit; and the curve "
+    "at work.",
     epilog="Example: silo-fit fit paper:resnet20",
     no_args_is_help=True,
     add_completion=False,
@@ -160,6 +161,12 @@ def report_command(
         print(json.dumps({"report": target, "bytes": size, "hits": result.hits, "num_cycles": result.num_cycles}))
     else:
         print(f"{target}: {words.hits(result)}; {size / 1e6:.1f} MB, opens without a network")
+
+
+app.command(
+    name="replay",
+    epilog="Example: silo-fit replay runs/digits-mlp --seeds 10   or   ... --curve eps=0.03,delta=0.04",
+)(training_cli.replay)
 
 
 def _fit(

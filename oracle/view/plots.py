@@ -4,6 +4,7 @@ import io
 import os
 import tempfile
 from bisect import bisect
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def draw(trials: pa.Table, oracle: pa.Table, *, title: str) -> bytes:
     """
     if trials.num_rows == 0:
         raise FolderError("there is nothing to draw yet: no trial is finished")
-    figure = Figure(figsize=(10, 5.5), dpi=150, layout="constrained")
+    figure = new_figure(10, 5.5)
     axes = figure.add_subplot()
     means = mean_accuracies(trials)
     rates = sorted({max_lr for _, max_lr in means})
@@ -67,9 +68,27 @@ def draw(trials: pa.Table, oracle: pa.Table, *, title: str) -> bytes:
     _draw_ranges(axes, rows)
     axes.plot([row["cycle"] for row in rows], [row["max_lr"] for row in rows], "o-", color="red", label="optimum")
     _label(axes, rows, cycles, title)
+    return png(figure)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty picture, in inches; no window opens, and nothing is written."""
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def png(figure: Figure) -> bytes:
+    """A figure's bytes."""
     sink = io.BytesIO()
     figure.savefig(sink, format="png")
     return sink.getvalue()
+
+
+def label_cycles(axes: Any, weights_remaining: Mapping[int, float | None]) -> None:
+    """Name the cycles, sixteen or so, and the weights remaining below each; by cycle."""
+    cycles = list(weights_remaining)[:: max(1, len(weights_remaining) // 16)]
+    said = {cycle: f"\n{100 * left:.3g}%" for cycle, left in weights_remaining.items() if left is not None}
+    axes.set_xticks(cycles, [f"{cycle}{said.get(cycle, '')}" for cycle in cycles])
+    axes.set_xlabel("pruning cycle, and weights remaining")
 
 
 def _draw_ranges(axes: Any, rows: list[dict[str, Any]]) -> None:
@@ -106,10 +125,7 @@ def _cell(edges: list[float], rate: float) -> int:
 
 def _label(axes: Any, rows: list[dict[str, Any]], cycles: list[int], title: str) -> None:
     axes.set_ylabel("max_lr")
-    axes.set_xlabel("pruning cycle, and weights remaining")
-    known = [row for row in rows if row["weights_remaining"] is not None]
-    remaining = {row["cycle"]: f"\n{100 * row['weights_remaining']:.3g}%" for row in known}
-    step = max(1, len(cycles) // 16)
-    axes.set_xticks(cycles[::step], [f"{cycle}{remaining.get(cycle, '')}" for cycle in cycles[::step]])
+    known = {row["cycle"]: row["weights_remaining"] for row in rows}
+    label_cycles(axes, {cycle: known.get(cycle) for cycle in cycles})
     axes.set_title(title)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, facecolor="0.8", framealpha=1)

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 STATUS = 130  # as shells give to what Ctrl-C ended
-LONG = {"search"}  # commands that go on where they were stopped
+LONG = {"search", "replay", "compare", "tune", "sparse"}  # commands that go on where they were stopped
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 END_SECONDS = 10.0  # from the end of a command to that of its process, at most
 FORKS = {"_execute_child", "_launch"}  # where subprocess and multiprocessing fork

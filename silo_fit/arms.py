@@ -1,0 +1,191 @@
+"""Arms: chains of fixed peaks that are trained from the same seeds, side by side, and compared by test accuracy.
+
+Axes: S seeds, M cycles, I test images.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+from oracle.errors import CurveError, ExperimentError, FolderError
+from oracle.events import CancelToken, Listener
+from oracle.execution.executors import Launch
+from oracle.experiment import Experiment, experiment_from_yaml
+from oracle.runs.records import read_trials
+from oracle.runs.tables import TRIALS
+from oracle.search.together import Search, run_together
+from oracle.storage import file_within
+from search_spaces.grids import LEAST_RATE, MOST_RATE
+from silo_fit.curve import SiloCurve
+from silo_fit.differences import Difference, image_error, paired
+
+COLUMNS = (
+    "cycle", "seed", "max_lr", "outcome", "weights_remaining", "val_accuracy", "test_accuracy", "best_epoch", "seconds",
+)  # fmt: skip
+MOST_SEEDS = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One chain with its peaks, as people call it."""
+
+    name: str  # also that of its folder
+    label: str
+    experiment: Experiment  # with `peaks`
+
+    @property
+    def peaks(self) -> tuple[float, ...]:
+        """The max_lr of each cycle."""
+        return tuple(self.experiment.candidates(cycle)[0] for cycle in range(self.experiment.pruning.cycles + 1))
+
+
+def with_peaks(
+    experiment: Experiment, peaks: Sequence[float], *, seeds: Sequence[int], overrides: Sequence[str] = ()
+) -> Experiment:
+    """The experiment of an arm: the same, with these peaks and seeds, and nothing searched or looked at beside."""
+    own = [f"peaks={json.dumps(list(peaks))}", f"seeds={list(seeds)}", "search={strategy: grid}", "diagnostics=false"]
+    return experiment_from_yaml(experiment.to_yaml(), where="arm", overrides=[*own, *overrides])
+
+
+def peaks_of(curve: SiloCurve, num_cycles: int) -> list[float]:
+    """A curve's max_lr at each cycle. CurveError where nobody can train with one."""
+    peaks = [curve(cycle) for cycle in range(num_cycles)]
+    for cycle, peak in enumerate(peaks):
+        if not LEAST_RATE <= peak <= MOST_RATE:
+            raise CurveError(
+                f"{curve.in_words()}: its max_lr at cycle {cycle} is {peak:g}, and trainings take {LEAST_RATE:g} to "
+                f"{MOST_RATE:g}; give another curve (--curve)"
+            )
+    return peaks
+
+
+def fresh_seeds(used: Sequence[int], num_seeds: int) -> list[int]:
+    """As many seeds that nothing was chosen with: the next whole numbers."""
+    if not 1 <= num_seeds <= MOST_SEEDS:
+        raise ExperimentError(f"seeds: expected 1 to {MOST_SEEDS:,}, found {num_seeds}")
+    first = max(used) + 1
+    if first + num_seeds > 2**63:
+        raise ExperimentError(f"seeds: there are no {num_seeds} whole numbers of 63 bits after {max(used)}")
+    return list(range(first, first + num_seeds))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedArms:
+    """What arms reached. Everything is compared over the cycles that every arm has finished, with every seed."""
+
+    arms: tuple[Arm, ...]
+    trials: Mapping[str, pa.Table]  # by arm: cycles that are finished, and the one in which it diverged
+    diverged: Mapping[str, str]  # why an arm ended early
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of every arm."""
+        return tuple(sorted(self.arms[0].experiment.seeds))
+
+    @cached_property
+    def num_cycles(self) -> int:
+        """Cycles from 0 on that every arm has finished."""
+        return min(self._finished(arm.name) for arm in self.arms)
+
+    def _finished(self, name: str) -> int:
+        done: dict[int, int] = {}
+        for row in self.trials[name].select(["cycle", "outcome"]).to_pylist():
+            done[row["cycle"]] = done.get(row["cycle"], 0) + (row["outcome"] == "finished")
+        cycle = 0
+        while done.get(cycle, 0) == len(self.seeds):
+            cycle += 1
+        return cycle
+
+    def ended(self, name: str) -> str | None:
+        """Where an arm diverged, in words; None where it did not."""
+        if name not in self.diverged:
+            return None
+        lost = [row for row in self.trials[name].to_pylist() if row["outcome"] == "diverged"]
+        where = f"at cycle {lost[0]['cycle']}, max_lr {lost[0]['max_lr']:.4g}" if lost else "early"
+        seeds = ", ".join(str(row["seed"]) for row in lost)
+        return f"diverged {where} with seed{'s' * (len(lost) != 1)} {seeds}, and could not go on"
+
+    def accuracies(self, name: str, num_cycles: int | None = None) -> Float[ndarray, "S M"]:
+        """An arm's test accuracy by seed and cycle, of the cycles that all arms have; fractions."""
+        cycles = self.num_cycles if num_cycles is None else num_cycles
+        found = {(row["seed"], row["cycle"]): row["test_accuracy"] for row in self.trials[name].to_pylist()}
+        return np.array([[found[seed, cycle] for cycle in range(cycles)] for seed in self.seeds])
+
+    def bits(self, name: str) -> Bool[ndarray, "S M I"] | None:
+        """Which test images an arm had right; None where its rows do not tell."""
+        rows = {(row["seed"], row["cycle"]): row for row in self.trials[name].to_pylist()}
+        own = [rows[seed, cycle] for seed in self.seeds for cycle in range(self.num_cycles)]
+        if not own or any(row["test_correct"] is None for row in own):
+            return None
+        found = np.array([np.unpackbits(np.frombuffer(row["test_correct"], dtype=np.uint8)) for row in own], dtype=bool)
+        best = max(range(len(own)), key=lambda index: own[index]["test_accuracy"])
+        if not own[best]["test_accuracy"]:
+            return None
+        images = round(int(found[best].sum()) / own[best]["test_accuracy"])  # the last byte is filled up with zeros
+        return found[:, :images].reshape(len(self.seeds), self.num_cycles, images)
+
+    def difference(self, one: str, other: str, *, tolerance: float) -> Difference:
+        """One arm less another one. ExperimentError where no cycle was finished by both."""
+        if not self.num_cycles:
+            ends = "; ".join(f"{arm.label} {self.ended(arm.name)}" for arm in self.arms if arm.name in self.diverged)
+            raise ExperimentError(f"no cycle was finished by every arm, so there is nothing to compare: {ends}")
+        bits = self.bits(one), self.bits(other)
+        image_se = None if bits[0] is None or bits[1] is None else image_error(bits[0], bits[1])
+        return paired(self.accuracies(one), self.accuracies(other), tolerance=tolerance, image_se=image_se)
+
+    @property
+    def num_trainings(self) -> int:
+        """Of all arms."""
+        return sum(table.num_rows for table in self.trials.values())
+
+    @property
+    def seconds(self) -> float:
+        """That all trainings took, one after the other."""
+        return float(sum(sum(filter(None, table["seconds"].to_pylist())) for table in self.trials.values()))
+
+    def table(self) -> pa.Table:
+        """All trainings, a row each: arm, and `COLUMNS` as in a run's trials."""
+        parts = [
+            table.select(list(COLUMNS)).add_column(0, "arm", pa.array([name] * table.num_rows, pa.string()))
+            for name, table in self.trials.items()
+        ]
+        return pa.concat_tables(parts)
+
+
+def train_arms(
+    arms: Sequence[Arm],
+    out: str,
+    *,
+    launch: Launch,
+    listener: Callable[[str], Listener],
+    cancel: CancelToken | None = None,
+) -> TrainedArms:
+    """Train arms together, each in a folder of its name below `out`. Run again after any stop, they go on.
+
+    `listener`: who hears of an arm, by its label. Raises as `run_oracle`, but for an arm that diverges, which ends there.
+    """
+    searches = [
+        Search(
+            name=arm.name, experiment=arm.experiment, out=file_within(out, arm.name), listeners=[listener(arm.label)]
+        )
+        for arm in arms
+    ]
+    ended = run_together(searches, launch=launch, cancel=cancel)
+    return TrainedArms(
+        arms=tuple(arms),
+        trials={arm.name: _trials(file_within(out, arm.name)) for arm in arms},
+        diverged={name: each.diverged for name, each in ended.items() if each.diverged is not None},
+    )
+
+
+def _trials(out: str) -> pa.Table:
+    try:
+        return read_trials(out)
+    except FolderError:
+        return TRIALS.empty_table()
