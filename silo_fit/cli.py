@@ -169,6 +169,9 @@ app.command(
 )(training_cli.replay)
 
 
+app.command(name="sparse", epilog="Example: silo-fit sparse digits-mlp --cycles 0,3,4,6,10")(training_cli.sparse)
+
+
 def _fit(
     source: str,
     pruning_rate: float | None,

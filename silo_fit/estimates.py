@@ -77,6 +77,15 @@ class Estimates:
         """Whether p_within is known at any cycle."""
         return any(curve is not None for curve in self.curves)
 
+    def at(self, positions: Sequence[int]) -> "Estimates":
+        """Those of some cycles alone, by their place."""
+        these = list(positions)
+        return Estimates(
+            ends={kind: (lo[these], hi[these]) for kind, (lo, hi) in self.ends.items()},
+            curves=tuple(self.curves[place] for place in these),
+            rows=tuple(self.rows[place] for place in these),
+        )
+
 
 def parse_estimates(
     columns: Columns, *, cycles: Sequence[int], order: Any, labels: Sequence[str], p_within: Any

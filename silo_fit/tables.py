@@ -17,7 +17,7 @@ import numpy as np
 
 from oracle.errors import Error, FolderError, TableError
 from oracle.storage import file_within, kind_of, parted, read_file, shown
-from silo_fit.columns import columns_of, flags, mean_count, number, numbers_or_nan
+from silo_fit.columns import Columns, columns_of, flags, mean_count, number, numbers_or_nan
 from silo_fit.curve import Floats, SiloCurve
 from silo_fit.estimates import CycleCurve, Estimates, parse_estimates
 
@@ -88,6 +88,29 @@ class Intervals:
             pruning_rate=self.pruning_rate,
             lo_outside=np.array([_next(curve, "below", low) for curve, low in zip(curves, lo, strict=True)]),
             hi_outside=np.array([_next(curve, "above", high) for curve, high in zip(curves, hi, strict=True)]),
+        )
+
+    def at(self, cycles: Sequence[int]) -> "Intervals":
+        """The same table with some of its cycles alone."""
+        these = np.flatnonzero(np.isin(self.cycles, list(cycles)))
+
+        def some(values: Floats | None) -> Floats | None:
+            return None if values is None else values[these]
+
+        def flags(values: tuple[bool, ...] | None) -> tuple[bool, ...] | None:
+            return None if values is None else tuple(values[index] for index in these)
+
+        return replace(
+            self,
+            cycles=self.cycles[these],
+            lo=self.lo[these],
+            max_lr=self.max_lr[these],
+            hi=self.hi[these],
+            lo_on_edge=flags(self.lo_on_edge),
+            hi_on_edge=flags(self.hi_on_edge),
+            lo_outside=some(self.lo_outside),
+            hi_outside=some(self.hi_outside),
+            estimates=None if self.estimates is None else self.estimates.at(these.tolist()),
         )
 
     def widened(self) -> "Intervals":
@@ -169,7 +192,7 @@ def parse_intervals(
     The pruning rate may come with an Arrow table's metadata instead of as an argument. `p_within`: the table beside an
     Oracle's, with columns cycle, max_lr, p_within, curve, curve_std.
     """
-    columns = columns_of(table)
+    columns, unsearched = _searched(columns_of(table), name)
     rate = _pruning_rate(table, pruning_rate)
     cycle_column = "cycle" if "cycle" in columns else "percent_remaining"
     missing = [column for column in (cycle_column, *RATE_COLUMNS) if column not in columns]
@@ -184,6 +207,7 @@ def parse_intervals(
         raise TableError(f"{name}: the table has no rows; one a searched cycle is needed")
 
     cycles, labels, warnings = _read_cycles(columns, rate)
+    warnings = (*unsearched, *warnings)
     rates = {
         column: [number(value, column, label) for value, label in zip(columns[column], labels, strict=True)]
         for column in RATE_COLUMNS
@@ -214,6 +238,25 @@ def parse_intervals(
         estimates=estimates,
     )
     return _with_neighbours(intervals)
+
+
+def _searched(columns: Columns, name: str) -> tuple[Columns, tuple[str, ...]]:
+    """Without the cycles at which one max_lr alone was trained, which have no interval; and what is to be said of them."""
+    tried = columns.get("num_candidates", [])
+    alone = [index for index, number in enumerate(tried) if number == 1]
+    if not alone:
+        return columns, ()
+    if len(alone) == len(tried):
+        raise TableError(
+            f"{name}: no cycle was searched, as one max_lr alone was trained at each; there is nothing to fit"
+        )
+    cycles = [f"{columns['cycle'][index]}" if "cycle" in columns else f"row {index + 1}" for index in alone]
+    kept = {
+        column: [value for index, value in enumerate(values) if index not in set(alone)]
+        for column, values in columns.items()
+    }
+    word = "cycles" if len(cycles) > 1 else "cycle"
+    return kept, (f"{word} {', '.join(cycles)}: one max_lr alone was trained there, so there is no interval to fit",)
 
 
 def _grid_size(estimates: Estimates | None) -> int | None:

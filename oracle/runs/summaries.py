@@ -28,6 +28,18 @@ def seed_counts(trials: Any) -> dict[tuple[int, float], int]:
     return {key: len(seeds) for key, seeds in sorted(_by_seed(trials).items())}
 
 
+def searched_cycles(trials: Any) -> list[int]:
+    """The cycles at which more than one max_lr was tried, ascending; `trials` as above.
+
+    >>> searched_cycles([{"cycle": 0, "seed": 0, "max_lr": rate, "outcome": "diverged"} for rate in (0.1, 0.2)])
+    [0]
+    """
+    rates: dict[int, set[float]] = defaultdict(set)
+    for cycle, max_lr in _by_seed(trials):
+        rates[cycle].add(max_lr)
+    return sorted(cycle for cycle, tried in rates.items() if len(tried) > 1)
+
+
 def best_accuracies(trials: Any) -> dict[int, float]:
     """The best mean of each cycle, among candidates that have every seed of the cycle and did not diverge.
 

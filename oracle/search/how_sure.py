@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from oracle.errors import Error
 from oracle.experiment import Experiment
 from oracle.runs.records import opened, read_experiment, read_trials
+from oracle.runs.summaries import searched_cycles
 from oracle.runs.tables import P_WITHIN, TRIALS, Row, oracle_rows, oracle_table, p_within_rows, write_p_within
 from oracle.search.certainty import CurveReading, read_curve
 from oracle.storage import Folder
@@ -21,12 +22,14 @@ UNTOLD = (Error, ArithmeticError, ValueError)  # why an estimate cannot be had; 
 def reading_of(experiment: Experiment, cycle: int, trials: pa.Table) -> CurveReading | None:
     """The accuracy curve of a cycle, from the trials of all cycles up to it; None where fewer than two rates were tried.
 
-    Raises one of `UNTOLD` where it cannot be told, as where a strategy of one's own chose without a complete candidate.
+    Earlier cycles where fewer were tried have no curve, and say nothing. Raises one of `UNTOLD` where it cannot be told, as
+    where a strategy of one's own chose without a complete candidate.
     """
-    if len(set(trials.filter(pc.equal(trials["cycle"], cycle))["max_lr"].to_pylist())) < 2:
+    searched = [each for each in searched_cycles(trials) if each <= cycle]
+    if cycle not in searched:
         return None
     return read_curve(
-        trials.filter(pc.less_equal(trials["cycle"], cycle)),
+        trials.filter(pc.is_in(trials["cycle"], pa.array(searched, pa.int64()))),
         candidates=experiment.candidates(cycle),
         num_validation=experiment.data.validation,
         tolerance=experiment.tolerance,

@@ -7,7 +7,7 @@ that is killed and goes on finishes the same rounds, in whatever order their tri
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -41,6 +41,14 @@ class Strategy(Protocol):
 
     def choose(self, cycle: int, rows: pa.Table) -> Row:
         """The cycle's row of oracle.parquet, once next_trials asks for nothing more."""
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A strategy that knows how many trainings it takes."""
+
+    def trainings(self, cycle_count: int) -> Trainings:
+        """Of a chain of so many trainings, cycle 0 included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,12 +209,13 @@ def asked_by(strategy: Strategy, cycle: int, rows: pa.Table) -> tuple[Pair, ...]
 
 
 def trainings(experiment: Experiment, strategy: Strategy) -> Trainings:
-    """Trainings of a whole search, as far as they are known beforehand: a strategy of one's own may ask for more rounds."""
+    """Trainings of a whole search, as far as they are known beforehand.
+
+    A strategy of one's own that is not `Counted` is taken to ask at every cycle for as many as at the first, or more.
+    """
     cycles = experiment.pruning.cycles + 1
     least = cycles * len(first_round(strategy))
     match strategy:
-        case Adaptive():
-            return strategy.trainings(cycles)
         case GridSearch():
             grown = strategy.grid.max_extra if strategy.grid.extend else 0
             return Trainings(
@@ -214,5 +223,7 @@ def trainings(experiment: Experiment, strategy: Strategy) -> Trainings:
             )
         case FixedPeaks():
             return Trainings(least=least, likely=least, most=least, rounds=cycles)
+        case Counted():
+            return strategy.trainings(cycles)
         case _:
             return Trainings(least=least, likely=least, most=None, rounds=cycles)

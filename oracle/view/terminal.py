@@ -186,7 +186,7 @@ def cells_of(row: Mapping[str, Any]) -> list[str]:
         str(row["cycle"]),
         _percent(row["weights_remaining"], None),
         f"{row['max_lr']:.4g}",
-        f"[{lo}, {hi}]",
+        "-" if row.get("num_candidates") == 1 else f"[{lo}, {hi}]",
         *_ranges(row),
         _percent(row["val_accuracy"], row["val_accuracy_std"]),
         _percent(row["test_accuracy"], row["test_accuracy_std"]),
