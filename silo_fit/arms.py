@@ -3,10 +3,12 @@
 Axes: S seeds, M cycles, I test images.
 """
 
+import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -77,7 +79,7 @@ def fresh_seeds(used: Sequence[int], num_seeds: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedArms:
-    """What arms reached. Everything is compared over the cycles that every arm has finished, with every seed."""
+    """What arms reached. Two of them are compared over the cycles that both have finished, with every seed."""
 
     arms: tuple[Arm, ...]
     trials: Mapping[str, pa.Table]  # by arm: cycles that are finished, and the one in which it diverged
@@ -88,19 +90,14 @@ class TrainedArms:
         """Of every arm."""
         return tuple(sorted(self.arms[0].experiment.seeds))
 
-    @cached_property
-    def num_cycles(self) -> int:
-        """Cycles from 0 on that every arm has finished."""
-        return min(self._finished(arm.name) for arm in self.arms)
-
-    def _finished(self, name: str) -> int:
-        done: dict[int, int] = {}
-        for row in self.trials[name].select(["cycle", "outcome"]).to_pylist():
-            done[row["cycle"]] = done.get(row["cycle"], 0) + (row["outcome"] == "finished")
-        cycle = 0
-        while done.get(cycle, 0) == len(self.seeds):
-            cycle += 1
-        return cycle
+    def finished(self, name: str) -> int:
+        """Cycles from 0 on that an arm has finished with every seed."""
+        done = Counter(
+            row["cycle"]
+            for row in self.trials[name].select(["cycle", "outcome"]).to_pylist()
+            if row["outcome"] == "finished"
+        )
+        return next(cycle for cycle in itertools.count() if done[cycle] < len(self.seeds))
 
     def ended(self, name: str) -> str | None:
         """Where an arm diverged, in words; None where it did not."""
@@ -112,32 +109,37 @@ class TrainedArms:
         return f"diverged {where} with seed{'s' * (len(lost) != 1)} {seeds}, and could not go on"
 
     def accuracies(self, name: str, num_cycles: int | None = None) -> Float[ndarray, "S M"]:
-        """An arm's test accuracy by seed and cycle, of the cycles that all arms have; fractions."""
-        cycles = self.num_cycles if num_cycles is None else num_cycles
-        found = {(row["seed"], row["cycle"]): row["test_accuracy"] for row in self.trials[name].to_pylist()}
-        return np.array([[found[seed, cycle] for cycle in range(cycles)] for seed in self.seeds])
+        """An arm's test accuracy by seed and cycle, fractions; of its first cycles, by default all that it finished."""
+        return np.array([[row["test_accuracy"] for row in rows] for rows in self._by_seed(name, num_cycles)])
 
-    def bits(self, name: str) -> Bool[ndarray, "S M I"] | None:
-        """Which test images an arm had right; None where its rows do not tell."""
+    def bits(self, name: str, num_cycles: int) -> Bool[ndarray, "S M I"] | None:
+        """Which test images an arm had right at its first cycles; None where its rows do not tell."""
+        rows = [row for rows in self._by_seed(name, num_cycles) for row in rows]
+        if not rows or any(row["test_correct"] is None for row in rows):
+            return None
+        found = np.array(
+            [np.unpackbits(np.frombuffer(row["test_correct"], dtype=np.uint8)) for row in rows], dtype=bool
+        )
+        best = max(range(len(rows)), key=lambda index: rows[index]["test_accuracy"])
+        if not rows[best]["test_accuracy"]:
+            return None
+        images = round(int(found[best].sum()) / rows[best]["test_accuracy"])  # the last byte is filled up with zeros
+        return found[:, :images].reshape(len(self.seeds), num_cycles, images)
+
+    def _by_seed(self, name: str, num_cycles: int | None) -> list[list[dict[str, Any]]]:
+        cycles = range(self.finished(name) if num_cycles is None else num_cycles)
         rows = {(row["seed"], row["cycle"]): row for row in self.trials[name].to_pylist()}
-        own = [rows[seed, cycle] for seed in self.seeds for cycle in range(self.num_cycles)]
-        if not own or any(row["test_correct"] is None for row in own):
-            return None
-        found = np.array([np.unpackbits(np.frombuffer(row["test_correct"], dtype=np.uint8)) for row in own], dtype=bool)
-        best = max(range(len(own)), key=lambda index: own[index]["test_accuracy"])
-        if not own[best]["test_accuracy"]:
-            return None
-        images = round(int(found[best].sum()) / own[best]["test_accuracy"])  # the last byte is filled up with zeros
-        return found[:, :images].reshape(len(self.seeds), self.num_cycles, images)
+        return [[rows[seed, cycle] for cycle in cycles] for seed in self.seeds]
 
-    def difference(self, one: str, other: str, *, tolerance: float) -> Difference:
-        """One arm less another one. ExperimentError where no cycle was finished by both."""
-        if not self.num_cycles:
-            ends = "; ".join(f"{arm.label} {self.ended(arm.name)}" for arm in self.arms if arm.name in self.diverged)
-            raise ExperimentError(f"no cycle was finished by every arm, so there is nothing to compare: {ends}")
-        bits = self.bits(one), self.bits(other)
+    def difference(self, one: str, other: str, *, tolerance: float) -> Difference | None:
+        """One arm less another one, over the cycles that both have finished; None where there are none."""
+        num_cycles = min(self.finished(one), self.finished(other))
+        if not num_cycles:
+            return None
+        bits = self.bits(one, num_cycles), self.bits(other, num_cycles)
         image_se = None if bits[0] is None or bits[1] is None else image_error(bits[0], bits[1])
-        return paired(self.accuracies(one), self.accuracies(other), tolerance=tolerance, image_se=image_se)
+        accuracies = self.accuracies(one, num_cycles), self.accuracies(other, num_cycles)
+        return paired(*accuracies, tolerance=tolerance, image_se=image_se)
 
     @property
     def num_trainings(self) -> int:

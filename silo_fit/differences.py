@@ -18,6 +18,7 @@ from oracle.view.words import points
 LEVEL = 0.95  # of the interval, and of each of the two one-sided tests
 POWER = 0.8  # with which as many seeds as are said to do would tell
 MOST_SEEDS = 1000  # that are said to do
+NEGLIGIBLE = 5e-5  # fraction of accuracy: nothing, to two digits of a point
 Outcome = Literal["better", "worse", "equal", "open"]
 
 
@@ -100,7 +101,13 @@ class Difference:
         found, within = self.in_words(), points(self.tolerance)
         match self.outcome:
             case "equal":
-                return f"{one} equals {other} within {within}: {found}"
+                wide = self.interval()
+                side = (
+                    ""
+                    if wide is None or wide[0] <= 0 <= wide[1]
+                    else f", a little {'above' if self.mean > 0 else 'below'}"
+                )
+                return f"{one} equals {other} within {within}{side}: {found}"
             case "better" | "worse" as outcome:
                 return f"{one} is {outcome} than {other}: {found}"
         if self.std is None:
@@ -125,6 +132,8 @@ class Difference:
         """What more test images would bring; None where that is not known."""
         if self.image_se is None:
             return None
+        if self.image_se < NEGLIGIBLE:
+            return "what another test set of this size would change is too little to be told from what the seeds do"
         return f"another test set of this size would move that by about {100 * self.image_se:.2f} points"
 
     def as_dict(self) -> dict[str, Any]:

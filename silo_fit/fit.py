@@ -8,8 +8,6 @@ What was found is a `Fit` (result.py). Nothing here loads torch or ray.
 
 import math
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +20,7 @@ from silo_fit.curve import SiloCurve
 from silo_fit.determine import UNBOUNDED_RATE, determine
 from silo_fit.feasible import LOSS_DIGITS, BestCurves, Solution, best_curves, solve
 from silo_fit.kinds import KindFit, fit_kind
+from silo_fit.quiet import quiet
 from silo_fit.result import RISE_PARTS, Fit, NextCycle, Rival, Rivals, Settings, check
 from silo_fit.tables import TOLERANCE, Intervals, parse_intervals
 from silo_fit.verdict import judge
@@ -139,24 +138,13 @@ def _search(intervals: Intervals, ranges: SiloRanges, seed: int, trials: int) ->
         at = trial.suggest_float("q", *ranges.q), trial.suggest_float("beta", *ranges.beta)
         return _score(solve(intervals, *at))
 
-    with _quiet(optuna):
+    with quiet(optuna):
         study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
         q, beta = PAPER_DEFAULT.q[0], PAPER_DEFAULT.beta[0]
         if ranges.q[0] <= q <= ranges.q[1] and ranges.beta[0] <= beta <= ranges.beta[1]:
             study.enqueue_trial({"q": q, "beta": beta})
         study.optimize(score, n_trials=trials)
     return study.best_params["q"], study.best_params["beta"]
-
-
-@contextmanager
-def _quiet(optuna: Any) -> Iterator[None]:
-    """Keep Optuna from printing a line a trial; its level is the caller's again afterwards."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(level)
 
 
 def _refine(intervals: Intervals, ranges: SiloRanges, at: tuple[float, float]) -> tuple[float, float]:

@@ -118,29 +118,36 @@ class Replayed:
     trained: TrainedArms
 
     @cached_property
-    def differences(self) -> Mapping[tuple[str, str], Difference]:
-        """SILO less the Oracle's optima, SILO less the constant, and the optima less the constant."""
+    def differences(self) -> Mapping[tuple[str, str], Difference | None]:
+        """SILO less the Oracle's optima, SILO less the constant, and the optima less the constant.
+
+        None where one of the two diverged at once.
+        """
         pairs = ((SILO, ORACLE), (SILO, CONSTANT), (ORACLE, CONSTANT))
         return {pair: self.trained.difference(*pair, tolerance=self.replay.tolerance) for pair in pairs}
 
     @property
     def verdict(self) -> str:
         """Whether SILO reaches the Oracle, in a sentence."""
-        return self.differences[SILO, ORACLE].sentence("SILO", "the Oracle")
+        found = self.differences[SILO, ORACLE]
+        if found is None:
+            return "SILO cannot be compared to the Oracle: one of them diverged at cycle 0"
+        return found.sentence("SILO", "the Oracle")
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What else is to be said: against the constant, and what must be known beside it."""
         constant = f"a constant max_lr of {self.replay.constant:.4g}"
+        names = {(SILO, CONSTANT): "SILO", (ORACLE, CONSTANT): "the Oracle"}
         said = [
-            self.differences[SILO, CONSTANT].sentence("SILO", constant),
-            self.differences[ORACLE, CONSTANT].sentence("the Oracle", constant),
+            found.sentence(name, constant)
+            for pair, name in names.items()
+            if (found := self.differences[pair]) is not None
         ]
-        images = self.differences[SILO, ORACLE].images_in_words()
+        first = self.differences[SILO, ORACLE]
+        images = None if first is None else first.images_in_words()
         said += [f"SILO less the Oracle: {images}"] if images else []
         said += [f"{arm.label} {ended}" for arm in self.replay.arms if (ended := self.trained.ended(arm.name))]
-        num, of = self.trained.num_cycles, len(self.replay.rows)
-        said += [f"compared over cycles 0 to {num - 1}, which every arm has finished"] if num < of else []
         return (*said, *self.replay.remarks)
 
     @property
@@ -154,18 +161,18 @@ class Replayed:
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a cycle: weights remaining, and each arm's max_lr and mean test accuracy with its deviation."""
+        accuracies = {arm.name: self.trained.accuracies(arm.name) for arm in self.replay.arms}
         found = []
-        for cycle in range(self.trained.num_cycles):
-            row: dict[str, Any] = {"cycle": cycle, "weights_remaining": self.replay.rows[cycle]["weights_remaining"]}
+        for cycle, searched in enumerate(self.replay.rows):
+            row: dict[str, Any] = {"cycle": cycle, "weights_remaining": searched["weights_remaining"]}
             for arm in self.replay.arms:
-                own = self.trained.accuracies(arm.name)[:, cycle]
+                own = accuracies[arm.name][:, cycle : cycle + 1]  # empty where it had diverged before
                 row[arm.name] = {
                     "max_lr": arm.peaks[cycle],
-                    "test_accuracy": float(own.mean()),
-                    "test_accuracy_std": float(own.std(ddof=1)) if len(own) > 1 else None,
+                    "test_accuracy": float(own.mean()) if own.size else None,
+                    "test_accuracy_std": float(own.std(ddof=1)) if own.size > 1 else None,
                 }
-            row["oracle_in_sample"] = self.replay.rows[cycle]["test_accuracy"]
-            found.append(row)
+            found.append(row | {"oracle_in_sample": searched["test_accuracy"]})
         return found
 
     def as_dict(self) -> dict[str, Any]:
@@ -177,7 +184,9 @@ class Replayed:
             "seeds": self.trained.seeds,
             "verdict": self.verdict,
             "notes": self.notes,
-            "differences": {f"{one}-{other}": each.as_dict() for (one, other), each in self.differences.items()},
+            "differences": {
+                f"{one}-{other}": each and each.as_dict() for (one, other), each in self.differences.items()
+            },
             "trainings": {"replay": self.trained.num_trainings, "oracle": self.replay.num_searched},
             "seconds": self.trained.seconds,
             "per_cycle": self.rows(),
@@ -185,12 +194,16 @@ class Replayed:
 
     def write(self, out: str) -> None:
         """Keep all trainings as a table, with what they say in its metadata, and the picture."""
-        from silo_fit.plots import draw_replay
+        from silo_fit.plots import Line, draw_replay
 
         folder = Folder(out)
         table = self.trained.table().replace_schema_metadata({"replay": json.dumps(self.as_dict())})
         folder.write_if_changed(FILE, to_parquet(table))
-        folder.write_if_changed(PICTURE, draw_replay(self))
+        lines = [
+            Line(label=arm.label, accuracies=self.trained.accuracies(arm.name), peaks=arm.peaks)
+            for arm in self.replay.arms
+        ]
+        folder.write_if_changed(PICTURE, draw_replay(lines, title=self.verdict, rows=self.replay.rows))
 
 
 def replay(
