@@ -172,6 +172,13 @@ app.command(
 app.command(name="sparse", epilog="Example: silo-fit sparse digits-mlp --cycles 0,3,4,6,10")(training_cli.sparse)
 
 
+app.command(name="tune", epilog="Example: silo-fit tune digits-mlp --rates 12")(training_cli.tune)
+app.command(
+    name="compare",
+    epilog="Example: silo-fit compare digits-mlp --curve runs/digits-mlp --curve eps=0.1,delta=0.1",
+)(training_cli.compare)
+
+
 def _fit(
     source: str,
     pruning_rate: float | None,

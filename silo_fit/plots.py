@@ -12,6 +12,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from oracle.view.plots import label_cycles, new_figure, png
+from oracle.view.words import points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,6 +35,8 @@ class Line:
     label: str
     accuracies: Float[ndarray, "S M"]  # of the test images, fractions
     peaks: Sequence[float]  # max_lr of each cycle
+    kind: str = "warmup"  # shape of its schedule
+    is_silo: bool = False  # whether its peaks are a SILO curve's
 
 
 def draw_replay(lines: Sequence[Line], *, title: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -73,3 +76,61 @@ def _draw_accuracies(axes: "Axes", line: Line, style: dict[str, Any], offset: fl
     std = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
     at = np.arange(values.shape[1]) + offset
     axes.errorbar(at, values.mean(axis=0), std, label=line.label, markersize=5, capsize=2, elinewidth=0.8, **style)
+
+
+SHAPE_STYLES: Mapping[str, tuple[str, str]] = {
+    "constant": (GREY, "v"),
+    "decay": (SKY, "D"),
+    "cyclical": (GREEN, "^"),
+    "warmup": (ORANGE, "o"),
+    "cosine": (BLUE, "s"),
+    "rex": (PINK, "P"),
+}
+
+
+def draw_comparison(
+    lines: Sequence[Line],
+    differences: Sequence[tuple[float, tuple[float, float] | None] | None],
+    *,
+    tolerance: float,
+    title: str,
+    weights_remaining: Mapping[int, float | None],
+) -> bytes:
+    """Test accuracy by cycle, and each arm's difference to SILO with its 95% interval; the best arm first.
+
+    Dashed, with hollow marks: under SILO's peaks. `differences`: mean and interval, fractions; None for SILO itself.
+    """
+    figure = new_figure(13, max(5.0, 1.5 + 0.38 * len(lines)))
+    left, right = figure.subplots(1, 2, width_ratios=[3, 2])
+    for line in lines:
+        values = 100 * line.accuracies.mean(axis=0)
+        left.plot(range(len(values)), values, label=line.label, markersize=5, **_style(line))
+    left.set_ylabel("test accuracy, %, mean over seeds")
+    label_cycles(left, weights_remaining)
+    left.grid(alpha=0.25)
+    places = range(len(lines), 0, -1)
+    for place, line, difference in zip(places, lines, differences, strict=True):
+        mean, interval = (0.0, None) if difference is None else difference
+        style = _style(line) | {"linestyle": "none"}
+        error = None if interval is None else [[100 * (mean - interval[0])], [100 * (interval[1] - mean)]]
+        right.errorbar([100 * mean], [place], xerr=error, markersize=6, capsize=3, elinewidth=1.2, **style)
+    right.axvspan(-100 * tolerance, 100 * tolerance, color=GREY, alpha=0.15)
+    right.axvline(0, color=BLACK, linewidth=0.8)
+    right.set_yticks(list(places), [line.label for line in lines])
+    right.set_xlabel(
+        f"points of test accuracy above SILO, mean over cycles,\n95% interval over seeds; grey: within {points(tolerance)}"
+    )
+    right.grid(alpha=0.25, axis="x")
+    figure.suptitle(title, fontsize=10, wrap=True)
+    return png(figure)
+
+
+def _style(line: Line) -> dict[str, Any]:
+    colour, marker = SHAPE_STYLES[line.kind]
+    return {
+        "color": colour,
+        "marker": marker,
+        "linestyle": "--" if line.is_silo else "-",
+        "markerfacecolor": "white" if line.is_silo else colour,
+        "linewidth": 3.0 if line.label == "SILO" else 1.4,
+    }

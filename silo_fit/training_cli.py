@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from oracle.errors import ExperimentError
 from oracle.events import CancelToken
 from oracle.execution.executors import Launch
-from oracle.storage import Folder, file_beside
+from oracle.storage import file_beside
 from oracle.view import stopping
 from oracle.view.options import (
     Address,
@@ -30,16 +29,13 @@ from oracle.view.options import (
     experiment_of,
     heavy_imports,
     not_empty,
-    stdout_console,
 )
-from oracle.view.terminal import duration
 from silo_fit.given import given_curve
-from silo_fit.words import KIND_LABELS
+from silo_fit.printing import print_compared, print_replay, print_sparse, print_tuned
+from silo_fit.shapes import LABELS
 
 if TYPE_CHECKING:
     from oracle.view.several import SeveralView
-    from silo_fit.replay import Replayed
-    from silo_fit.sparse import Against, SparseOracle
 
 CURVE = "eps=0.03,delta=0.04,q=1,beta=5 (q and beta may be left out), or a search's folder or table to fit"
 
@@ -84,7 +80,7 @@ def replay(
     if as_json:
         print(json.dumps(found.as_dict(), indent=2, allow_nan=False))
     else:
-        _print_replay(found, out, under_way.view.notes)
+        print_replay(found, out, under_way.view.notes)
 
 
 def sparse(
@@ -131,7 +127,126 @@ def sparse(
     if as_json:
         print(json.dumps(found.as_dict(), indent=2, allow_nan=False))
     else:
-        _print_sparse(found, out, view.notes)
+        print_sparse(found, out, view.notes)
+
+
+def tune(
+    context: typer.Context,
+    preset: Preset,
+    rates: Annotated[
+        int | None,
+        typer.Option(min=2, help="To try for eps, and for delta; with --joint, of each. [the grid's points; 4]"),
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="In which Optuna proposes them; 1: evenly spaced, all at once.")
+    ] = 4,
+    eps: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOW HIGH", help="Range of eps. [the grid's]", show_default=False),
+    ] = None,
+    delta: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="LOW HIGH", help="Range of delta. [0 to the grid's largest rate]", show_default=False),
+    ] = None,
+    q: Annotated[float, typer.Option(help="Cycles before the rise starts.")] = 1.0,
+    beta: Annotated[float, typer.Option(help="Steepness of the rise.")] = 5.0,
+    q_beta: Annotated[
+        int, typer.Option(metavar="NUM", min=0, help="Then try as many pairs of q and beta, a whole chain each.")
+    ] = 0,
+    joint: Annotated[
+        bool, typer.Option("--joint", help="A whole chain for every pair of eps and delta, in place of one by one.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of Optuna's sampler.")] = 0,
+    out: Annotated[str | None, typer.Option(help="Where to. [runs/NAME-tune]", callback=not_empty)] = None,
+    executor: ExecutorFlag = "ray",
+    address: Address = None,
+    set_: Set = None,
+    slots: Slots = None,
+    backend: BackendFlag = "auto",
+    data: DataPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find eps and delta by training, without an Oracle: eps on the dense network, delta at the last cycle."""
+    launch = Launch(executor=executor, address=address_of(context, address, executor), slots=slots, backend=backend)
+    experiment = experiment_of(preset, set_, data)
+    with heavy_imports(executor):
+        from silo_fit import tune as tuning
+        from silo_fit.tune_strategy import tune_strategy
+    num = (4 if joint else None) if rates is None else rates
+    strategy = tune_strategy(
+        experiment, eps=eps, delta=delta, q=q, beta=beta, num_rates=num, num_rounds=1 if joint else rounds, seed=seed
+    )
+    out = out or f"runs/{experiment.name}-tune"
+    headline = f"tuning {experiment.name} into {out}"
+    with _progress(headline) as under_way:
+        view, cancel = under_way.view, under_way.cancel
+        if joint:
+            found = tuning.tune_jointly(experiment, strategy, out, launch=launch, listener=view.listener, cancel=cancel)
+        else:
+            found = tuning.tune(
+                experiment, strategy, out, launch=launch, listeners=[view.listener("eps, delta")], cancel=cancel
+            )
+        shape = None
+        if q_beta:
+            shape = tuning.tune_shape(
+                experiment, found.curve, out, num=q_beta, num_rounds=min(rounds, q_beta), seed=seed, launch=launch,
+                listener=view.listener, cancel=cancel,
+            )  # fmt: skip
+    if as_json:
+        told = found.as_dict() | ({} if shape is None else {"q_beta": shape.as_dict()})
+        print(json.dumps(told, indent=2, allow_nan=False))
+    else:
+        print_tuned(found, shape, out, preset, view.notes)
+
+
+def compare(
+    context: typer.Context,
+    preset: Preset,
+    curve: Annotated[
+        list[str] | None, typer.Option(help=f"{CURVE}; several for the sensitivity to q and beta. The first is SILO.")
+    ] = None,
+    schedules: Annotated[str, typer.Option(help="To compare.")] = ",".join(LABELS),
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Fresh seeds of the arms. More later go on. [as many as the experiment's]")
+    ] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Within which two arms are equal, a fraction of accuracy. [the experiment's]")
+    ] = None,
+    cycles: Annotated[str | None, typer.Option(help="To print, as 0,5,6,11; the table has all. [five]")] = None,
+    out: Annotated[str | None, typer.Option(help="Where to. [runs/NAME-compare]", callback=not_empty)] = None,
+    executor: ExecutorFlag = "ray",
+    address: Address = None,
+    set_: Set = None,
+    slots: Slots = None,
+    backend: BackendFlag = "auto",
+    data: DataPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train every schedule at its own best rate and under SILO's peaks, from the same seeds, and rank them."""
+    launch = Launch(executor=executor, address=address_of(context, address, executor), slots=slots, backend=backend)
+    experiment = experiment_of(preset, set_, data)
+    shown = None if cycles is None else _cycles(cycles) or []
+    last = experiment.pruning.cycles
+    if shown is not None and not (shown and all(0 <= cycle <= last for cycle in shown)):
+        raise ExperimentError(f"cycles: found {cycles!r}, expected some of 0 to {last}")
+    curves = [given_curve(text).make for text in curve or []]
+    with heavy_imports(executor):
+        from silo_fit import compare as comparing
+    plan = comparing.plan_comparison(
+        experiment,
+        curves,
+        shapes=[part.strip() for part in schedules.split(",")],
+        num_seeds=seeds,
+        tolerance=tolerance,
+    )
+    out = out or f"runs/{experiment.name}-compare"
+    headline = f"comparing {len(plan.shapes)} schedules and SILO on {experiment.name} into {out}"
+    with _progress(headline) as under_way:
+        found = comparing.compare(plan, out, launch=launch, listener=under_way.view.listener, cancel=under_way.cancel)
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=2, allow_nan=False))
+    else:
+        print_compared(found, out, under_way.view.notes, shown)
 
 
 def _cycles(text: str) -> list[int] | None:
@@ -165,92 +280,3 @@ def _progress(headline: str) -> Iterator[_UnderWay]:
     console.print(headline, soft_wrap=True)
     with stopping.telling(cancel.cancel), SeveralView(console) as view:
         yield _UnderWay(view, cancel)
-
-
-def _print_replay(found: "Replayed", out: str, notes: list[str]) -> None:
-    from silo_fit.replay import FILE, PICTURE
-
-    console = stdout_console()
-    console.print(found.verdict)
-    for note in found.notes:
-        console.print(note)
-    console.print()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    labels = {arm.name: arm.label for arm in found.replay.arms}
-    for name in ("cycle", "weights %", *(f"{label}: test %" for label in labels.values()), "in-sample"):
-        table.add_column(name, justify="right")
-    for row in found.rows():
-        cells = [_accuracy(row[name]["test_accuracy"], row[name]["test_accuracy_std"]) for name in labels]
-        table.add_row(
-            str(row["cycle"]), _accuracy(row["weights_remaining"]), *cells, _accuracy(row["oracle_in_sample"])
-        )
-    console.print(table)
-    console.print("in-sample: the search's own rows at its optima, which are biased by having been chosen")
-    console.print(f"SILO: {found.replay.curve.in_words()}{', fitted to this search' * found.replay.is_fitted}")
-    console.print(found.costs)
-    for note in notes:
-        console.print(note)
-    _print_files(console, out, FILE, PICTURE)
-
-
-def _print_sparse(found: "SparseOracle", out: str, notes: list[str]) -> None:
-    console, fit = stdout_console(), found.fit
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("cycle", "weights %", "searched", "max_lr", "interval", "SILO", "inside", "test %"):
-        table.add_column(name, justify="right", no_wrap=True)
-    inside = {row.cycle: "yes" if row.inside else "no" for row in fit.per_cycle}
-    for row in found.rows:
-        is_searched = row["cycle"] in inside
-        table.add_row(
-            str(row["cycle"]),
-            _accuracy(row["weights_remaining"]),
-            "yes" if is_searched else "-",
-            f"{row['max_lr']:.4g}",
-            f"[{row['lo']:.4g}, {row['hi']:.4g}]" if is_searched else "-",
-            f"{fit.curve(row['cycle']):.4g}",
-            inside.get(row["cycle"], "-"),
-            _accuracy(row["test_accuracy"], row["test_accuracy_std"]),
-        )
-    console.print(table)
-    rivals, num = fit.rivals, fit.num_cycles
-    level = f"a constant max_lr of {rivals.constant_max_lr:.4g}"
-    console.print(f"SILO: {fit.curve.in_words()}")
-    console.print(f"of the {num} searched intervals SILO hits {fit.hits}, {level} {rivals.constant_hits}")
-    if (against := found.against) is not None:
-        _print_against(console, against, level)
-    console.print(
-        f"trainings: {found.cost.trainings:,}; a full search of this grid takes {found.full_trainings:,} "
-        f"({found.full_trainings / found.cost.trainings:.1f} times as many)"
-    )
-    if against is not None:
-        console.print(
-            f"{against.name}: {against.cost.trainings:,} trainings, {duration(against.cost.seconds)} of training; "
-            f"here {duration(found.cost.seconds)}"
-        )
-    for note in (*fit.notices, *notes):
-        console.print(f"! {note}")
-    console.print(
-        f"table    {Folder(out) / 'oracle.parquet'}   (silo-fit fit, silo-fit report and oracle show read it)"
-    )
-
-
-def _print_against(console: Console, against: "Against", level: str) -> None:
-    cycles = ", ".join(map(str, against.cycles))
-    console.print(f"at the cycles that were not searched ({cycles}), of the intervals of {against.name}:")
-    for kind, number in against.num_intervals.items():
-        console.print(
-            f"  {KIND_LABELS[kind]}, {number}: SILO hits {against.silo[kind]}, {level} {against.constant[kind]}, the curve "
-            f"fitted to all cycles there {against.full[kind]}"
-        )
-
-
-def _print_files(console: Console, out: str, *names: str) -> None:
-    for name in names:
-        console.print(f"{'picture' if name.endswith('.png') else 'table':<8} {Folder(out) / name}")
-
-
-def _accuracy(value: float | None, std: float | None = None) -> str:
-    """In percent, with its deviation over seeds."""
-    if value is None:
-        return "-"
-    return f"{100 * value:.2f}" + ("" if std is None else f" ± {100 * std:.2f}")

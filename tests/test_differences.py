@@ -323,3 +323,16 @@ def test_seeds_needed_are_in_json_of_open_questions_alone():
     assert settled["seeds_needed"] is None
     assert unsettled["seeds_needed"] == planted(0.0, 0.01, 5).seeds_needed > 5
     assert json.loads(json.dumps(unsettled, allow_nan=False))["outcome"] == "open"
+
+
+def test_equal_arms_whose_interval_leaves_out_0_are_a_little_apart():
+    assert (
+        planted(0.002, 0.001, 5).sentence("A", "B").startswith("A equals B within half a point, a little above: +0.20")
+    )
+    assert (
+        planted(-0.002, 0.001, 5).sentence("A", "B").startswith("A equals B within half a point, a little below: -0.2")
+    )
+
+
+def test_error_of_images_that_two_digits_do_not_show_is_told_in_words():
+    assert difference(0.0, 0.1, image_se=0.0).images_in_words().endswith("too little to be told from what the seeds do")

@@ -90,7 +90,7 @@ def files_of(out: Path) -> dict[Path, bytes]:
 # Each as alone.
 
 
-@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("slots", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_chains_end_with_the_bits_that_each_ends_with_alone(tiny: Tiny, tmp_path: Path, slots: int) -> None:
     experiments = {name: tiny(*more) for name, more in KINDS.items()}
     alone = {
@@ -351,11 +351,12 @@ def test_batch_that_the_shared_data_cannot_fill_is_refused(tmp_path: Path, tiny:
 
 
 @pytest.mark.slow
-def test_chains_together_on_ray_end_with_the_bits_of_the_local_executor(tiny: Tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize("executor", ["ray"])  # in the name, so that clusters take turns: see conftest
+def test_chains_together_end_with_the_bits_of_the_local_executor(tiny: Tiny, tmp_path: Path, executor: str) -> None:
     experiments = {"one": tiny("name=one", "pruning.cycles=1"), "other": peaks(tiny, "other", 0.1, DIVERGING)}
     local = together(tmp_path / "local", experiments)
     searches = [Search(name=name, experiment=each, out=tmp_path / name) for name, each in experiments.items()]
-    ended = run_together(searches, launch=Launch(executor="ray", slots=1))
+    ended = run_together(searches, launch=Launch(executor=executor, slots=1))
     for name in experiments:
         assert timeless(ended[name].oracle) == timeless(local[name].oracle)
         assert ended[name].diverged == local[name].diverged

@@ -80,6 +80,6 @@ def experiment_of(preset: str, set_: list[str] | None, data: str | None) -> Expe
     return load_experiment(preset, overrides=overrides)
 
 
-def stdout_console() -> Console:
-    """Standard output; what is printed are names and paths, no markup."""
-    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+def stdout_console(width: int | None = None) -> Console:
+    """Standard output; what is printed are names and paths, no markup. `width`: characters, the terminal's by default."""
+    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False, width=width)
