@@ -84,6 +84,7 @@ class TrainedArms:
     arms: tuple[Arm, ...]
     trials: Mapping[str, pa.Table]  # by arm: cycles that are finished, and the one in which it diverged
     diverged: Mapping[str, str]  # why an arm ended early
+    steps: int  # optimiser steps of one training
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -183,6 +184,7 @@ def train_arms(
         arms=tuple(arms),
         trials={arm.name: _trials(file_within(out, arm.name)) for arm in arms},
         diverged={name: each.diverged for name, each in ended.items() if each.diverged is not None},
+        steps=next(iter(ended.values())).steps,
     )
 
 

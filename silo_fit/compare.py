@@ -20,14 +20,15 @@ from oracle.experiment import Experiment, experiment_from_yaml
 from oracle.runs.tables import to_parquet
 from oracle.search.together import Search, run_together
 from oracle.storage import Folder, file_within
-from oracle.view.words import points
+from oracle.training.autolrs import extra_steps
+from oracle.view.words import counted, points
 from silo_fit.arms import Arm, TrainedArms, fresh_seeds, peaks_of, train_arms, with_peaks
 from silo_fit.curve import SiloCurve
 from silo_fit.differences import LEVEL, Difference, Outcome, adjusted
 from silo_fit.shapes import LABELS
 
 FILE, PICTURE, RATES = "compare.parquet", "compare.png", "rates"  # the last: the folder of the schedules' own searches
-SILO = "silo"  # the arm that others are compared to
+SILO, AUTOLRS = "silo", "autolrs"  # arms: the one that others are compared to, and one that finds its own rates
 WARMUP = "{shape: warmup, warmup: 0.1, drops: [0.5, 0.75]}"  # where the experiment's own schedule is another one
 
 
@@ -40,6 +41,7 @@ class Comparison:
     curves: tuple[SiloCurve, ...]  # the first one is every schedule's
     seeds: tuple[int, ...]  # of the arms
     tolerance: float  # within which two arms count as equal
+    autolrs: bool = False  # one arm more
 
     def curve_labels(self) -> dict[str, SiloCurve]:
         """The curves as people are told of them: SILO, SILO 2, ..."""
@@ -60,10 +62,13 @@ class Comparison:
             if shape != "warmup":
                 label = f"{LABELS[shape]}, SILO's peaks"
                 arms.append(self._arm(f"{shape}-{SILO}", label, shape, peaks_of(self.curves[0], cycles)))
+        if self.autolrs:
+            highest = [max(self.experiment.candidates(0))] * cycles
+            arms.append(self._arm(AUTOLRS, "AutoLRS", "constant", highest, "training.autolrs=true"))
         return tuple(arms)
 
-    def _arm(self, name: str, label: str, shape: str, peaks: Sequence[float]) -> Arm:
-        schedule = [f"schedule={self._schedule(shape)}"]
+    def _arm(self, name: str, label: str, shape: str, peaks: Sequence[float], *overrides: str) -> Arm:
+        schedule = [f"schedule={self._schedule(shape)}", *overrides]
         return Arm(
             name=name,
             label=label,
@@ -85,10 +90,12 @@ def plan_comparison(
     shapes: Sequence[str] = tuple(LABELS),
     num_seeds: int | None = None,
     tolerance: float | None = None,
+    autolrs: bool = False,
 ) -> Comparison:
     """Lay out a comparison. `curves`: each makes one from the pruning rate. `shapes`: of schedules, keys of `LABELS`.
 
-    `num_seeds`: of the arms, as many as the experiment's by default. CurveError where there is no curve, or one that nobody
+    `num_seeds`: of the arms, as many as the experiment's by default. `autolrs`: an arm of it, too, which searches up to the
+    grid's largest rate. CurveError where there is no curve, or one that nobody
     can train with; ExperimentError for what else cannot be compared.
     """
     unknown = [shape for shape in shapes if shape not in LABELS]
@@ -112,6 +119,7 @@ def plan_comparison(
         curves=made,
         seeds=tuple(fresh_seeds(experiment.seeds, num)),
         tolerance=experiment.tolerance if tolerance is None else tolerance,
+        autolrs=autolrs,
     )
 
 
@@ -207,10 +215,18 @@ class Compared:
     @property
     def costs(self) -> str:
         """What it took."""
-        return (
-            f"trainings: {self.num_searched:,} to find {len(self.rates)} schedules' own rates at cycle 0, "
+        said = (
+            f"trainings: {self.num_searched:,} to find {counted(len(self.rates), 'schedule')}' own rates at cycle 0, "
             f"{self.trained.num_trainings:,} of {len(self.trained.arms)} arms"
         )
+        if not self.comparison.autolrs:
+            return said
+        return f"{said}; AutoLRS took {self.extra_steps:,} steps more than the {self.trained.steps:,} of each training"
+
+    @property
+    def extra_steps(self) -> int:
+        """That AutoLRS takes in each training to try rates."""
+        return extra_steps(self.trained.steps) if self.comparison.autolrs else 0
 
     def accuracy_at(self, arm: Arm, cycle: int) -> tuple[float, float | None] | None:
         """Mean test accuracy and its deviation over seeds; None where the arm did not get there."""
@@ -248,6 +264,8 @@ class Compared:
             "verdict": self.verdict,
             "notes": self.notes,
             "trainings": {"rates": self.num_searched, "arms": self.trained.num_trainings},
+            "steps": self.trained.steps,
+            "autolrs_extra_steps": self.extra_steps,
             "seconds": self.trained.seconds,
             "arms": arms,
         }
@@ -267,7 +285,7 @@ class Compared:
                 label=arm.label,
                 accuracies=self.trained.accuracies(arm.name),
                 peaks=arm.peaks,
-                kind=arm.experiment.schedule.shape,
+                kind=AUTOLRS if arm.name == AUTOLRS else arm.experiment.schedule.shape,
                 is_silo=SILO in arm.name,
             )
             for arm in order

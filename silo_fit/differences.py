@@ -83,17 +83,20 @@ class Difference:
     def seeds_needed(self) -> int | None:
         """With as many seeds an open question is settled with a chance of 80%, if mean and spread stay as they are.
 
-        The smallest n with (t_95 + t_80) std / sqrt(n) <= tolerance - |mean|, which shows that they are equal, or with
-        (t_97.5 + t_80) std / sqrt(n) <= |mean|, which shows that they differ; t of n - 1 degrees of freedom. None where one
-        seed tells no spread, or more than 1,000 are needed.
+        The smallest n with T((tolerance - mean) / e - t_95) + T((tolerance + mean) / e - t_95) - 1 >= 0.8, which shows that
+        they are equal, or with T(|mean| / e - t_97.5) >= 0.8, which shows that they differ; e = std / sqrt(n), T and t the
+        distribution of Student's t and its quantiles, n - 1 degrees of freedom. None where one seed tells no spread, or
+        more than 1,000 are needed.
         """
         if self.std is None:
             return None
         num = np.arange(2, MOST_SEEDS + 1)
-        error, power = self.std / np.sqrt(num), stats.t.ppf(POWER, num - 1)
-        equal = (stats.t.ppf(LEVEL, num - 1) + power) * error <= self.tolerance - abs(self.mean)
-        apart = (stats.t.ppf((1 + LEVEL) / 2, num - 1) + power) * error <= abs(self.mean)
-        enough = num[equal | apart]
+        error, freedom = max(self.std, 1e-12) / np.sqrt(num), num - 1
+        nearer, further = ((self.tolerance + side * self.mean) / error for side in (-1, 1))
+        both = stats.t.cdf(nearer - stats.t.ppf(LEVEL, freedom), freedom)
+        both += stats.t.cdf(further - stats.t.ppf(LEVEL, freedom), freedom) - 1
+        apart = stats.t.cdf(abs(self.mean) / error - stats.t.ppf((1 + LEVEL) / 2, freedom), freedom)
+        enough = num[(both >= POWER) | (apart >= POWER)]
         return int(enough[0]) if len(enough) else None
 
     def sentence(self, one: str, other: str) -> str:

@@ -26,20 +26,21 @@ def given_curve(text: str) -> GivenCurve:
     >>> given_curve("eps=0.03, delta=0.04").make(0.2).in_words()
     'eps 0.03, delta 0.04, q 1, beta 5'
     """
-    if "=" not in text or "://" in text:
+    if "=" not in text or "/" in text:
         return GivenCurve(text, lambda pruning_rate: _fitted(text, pruning_rate))
-    numbers = dict(DEFAULTS)
+    given: dict[str, float] = {}
     for part in text.split(","):
         name, _, value = (each.strip() for each in part.partition("="))
         try:
-            if name not in NAMES:
+            if name not in NAMES or name in given:
                 raise ValueError
-            numbers[name] = float(value)
+            given[name] = float(value)
         except ValueError:
             raise CurveError(
                 f"curve {text!r}: found {part.strip()!r}; expected eps=NUMBER,delta=NUMBER and, if you like, "
-                "q=NUMBER,beta=NUMBER, or a search's folder to fit"
+                "q=NUMBER,beta=NUMBER, each once, or a search's folder to fit"
             ) from None
+    numbers = DEFAULTS | given
     missing = [name for name in NAMES if name not in numbers]
     if missing:
         raise CurveError(f"curve {text!r}: {' and '.join(missing)} missing; expected eps=NUMBER,delta=NUMBER")

@@ -85,6 +85,7 @@ SHAPE_STYLES: Mapping[str, tuple[str, str]] = {
     "warmup": (ORANGE, "o"),
     "cosine": (BLUE, "s"),
     "rex": (PINK, "P"),
+    "autolrs": (RED, "*"),
 }
 
 

@@ -17,6 +17,7 @@ from oracle.experiment import Experiment
 from oracle.runs.records import opened, read_experiment, read_trials
 from oracle.runs.tables import Row, oracle_rows, to_parquet
 from oracle.storage import Folder
+from search_spaces.grids import LEAST_RATE, MOST_RATE
 from silo_fit.arms import Arm, TrainedArms, fresh_seeds, peaks_of, train_arms, with_peaks
 from silo_fit.curve import SiloCurve
 from silo_fit.differences import Difference
@@ -73,6 +74,8 @@ def plan_replay(
         raise TableError(f"{folder.url}: no cycle is finished yet, so there is nothing to replay")
     if tolerance is not None and not 0 < tolerance < 1:
         raise ExperimentError(f"tolerance: expected a fraction of accuracy between 0 and 1, found {tolerance:g}")
+    if constant is not None and not LEAST_RATE <= constant <= MOST_RATE:
+        raise ExperimentError(f"constant: expected a rate from {LEAST_RATE:g} to {MOST_RATE:g}, found {constant:g}")
     own = curve(experiment.pruning.rate) if curve else fit(read_intervals(source)).curve
     trials = read_trials(folder)
     used = sorted({*experiment.seeds, *trials["seed"].to_pylist()})

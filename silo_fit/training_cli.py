@@ -30,6 +30,7 @@ from oracle.view.options import (
     heavy_imports,
     not_empty,
 )
+from oracle.view.words import counted
 from silo_fit.given import given_curve
 from silo_fit.printing import print_compared, print_replay, print_sparse, print_tuned
 from silo_fit.shapes import LABELS
@@ -74,7 +75,8 @@ def replay(
         overrides=overrides,
     )
     out = out or file_beside(source, "-replay")
-    extent = f"{len(plan.arms)} arms, {len(plan.rows)} cycles, {len(plan.arms[0].experiment.seeds)} seeds"
+    seed_count, cycle_count = len(plan.arms[0].experiment.seeds), len(plan.rows)
+    extent = f"{len(plan.arms)} arms, {counted(cycle_count, 'cycle')}, {counted(seed_count, 'seed')}"
     with _progress(f"replay of {plan.source}: {extent}, {plan.num_trainings:,} trainings into {out}") as under_way:
         found = replaying.replay(plan, out, launch=launch, listener=under_way.view.listener, cancel=under_way.cancel)
     if as_json:
@@ -187,7 +189,9 @@ def tune(
                 experiment, strategy, out, launch=launch, listeners=[view.listener("eps, delta")], cancel=cancel
             )
         shape = None
-        if q_beta:
+        if q_beta and not found.curve.delta:
+            view.notes.append("q and beta were not tuned: with delta 0 they change nothing")
+        elif q_beta:
             shape = tuning.tune_shape(
                 experiment, found.curve, out, num=q_beta, num_rounds=min(rounds, q_beta), seed=seed, launch=launch,
                 listener=view.listener, cancel=cancel,
@@ -206,6 +210,9 @@ def compare(
         list[str] | None, typer.Option(help=f"{CURVE}; several for the sensitivity to q and beta. The first is SILO.")
     ] = None,
     schedules: Annotated[str, typer.Option(help="To compare.")] = ",".join(LABELS),
+    autolrs: Annotated[
+        bool, typer.Option("--autolrs", help="AutoLRS, too: it finds its rates as it trains, at twice the steps.")
+    ] = False,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Fresh seeds of the arms. More later go on. [as many as the experiment's]")
     ] = None,
@@ -238,6 +245,7 @@ def compare(
         shapes=[part.strip() for part in schedules.split(",")],
         num_seeds=seeds,
         tolerance=tolerance,
+        autolrs=autolrs,
     )
     out = out or f"runs/{experiment.name}-compare"
     headline = f"comparing {len(plan.shapes)} schedules and SILO on {experiment.name} into {out}"

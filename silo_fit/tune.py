@@ -166,6 +166,8 @@ def tune_shape(
     As `tune_jointly`; q and beta are looked for in the recommended ranges.
     """
     axes = {name: Axis(low=low, high=high) for name, (low, high) in (("q", RECOMMENDED.q), ("beta", RECOMMENDED.beta))}
+    if not curve.delta:
+        raise CurveError(f"{curve.in_words()}: a curve with delta 0 never rises, so q and beta change nothing in it")
     own = {"q": curve.q, "beta": curve.beta}
     for name, axis in axes.items():
         if not axis.low <= own[name] <= axis.high:

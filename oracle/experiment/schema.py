@@ -192,6 +192,7 @@ class Training(_Model):
     batch_size: Images = 128
     precision: Literal["fp32", "fp64", "bf16"] = "fp32"  # bf16: autocast over fp32 weights
     clip_norm: Positive | None = None  # largest L2 norm of a candidate's gradient
+    autolrs: bool = False  # rates are chosen on the way, up to max_lr: `oracle.training.autolrs`; schedule: constant
 
 
 class Search(_Model):
@@ -308,6 +309,11 @@ class Experiment(_Model):
         if isinstance(self.schedule, Cyclical) and self.schedule.low and self.grid.extend:
             raise ValueError(
                 f"grid.extend may try a max_lr below schedule.low = {self.schedule.low:g}: set one of them to its default"
+            )
+        if self.training.autolrs and not isinstance(self.schedule, Constant):
+            raise ValueError(
+                "training.autolrs: chooses every rate itself, up to max_lr, so schedule must be {shape: constant}; found "
+                f"{self.schedule.shape}"
             )
         if self.peaks is not None and isinstance(self.search, AdaptiveSearch):
             raise ValueError(

@@ -22,7 +22,7 @@ from oracle.search.rounds import Trainings
 from oracle.search.strategies import Strategy, trainings
 from oracle.search.timing import FirstPack, time_training
 from oracle.storage import Folder
-from oracle.training.backends import Backend, choose_backend, default_device
+from oracle.training.backends import Backend, backend_of, default_device
 from oracle.training.optimizers import OPTIMIZERS
 from oracle.training.parents import first_parent, parent_network
 
@@ -200,7 +200,7 @@ def _time_training(request: _Request, raw: RawImages | None, images: Images | No
     candidates = [max_lr for max_lr, own in request.pairs if own == seed]
     parent = first_parent(experiment, seed, images)
     network = parent_network(experiment, seed, images, parent)
-    backend = choose_backend(network, device.type) if request.backend == "auto" else request.backend
+    backend = backend_of(experiment, network, device.type, request.backend)
     slots = request.slots
     if slots is None:
         cores = torch.get_num_threads() if device.type == "cpu" else 1

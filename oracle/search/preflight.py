@@ -21,7 +21,7 @@ from oracle.runs.settings import Settings, read_settings
 from oracle.runs.tables import oracle_hash, oracle_rows
 from oracle.search.strategies import Strategy, first_round, named_by
 from oracle.storage import Folder, expanded
-from oracle.training.backends import Backend, choose_backend, default_device
+from oracle.training.backends import Backend, backend_of, default_device
 from oracle.training.checks import check_network_fits, check_trainable
 from oracle.training.parents import first_parent, parent_network
 
@@ -43,7 +43,7 @@ class Prepared:
         """As the run was begun, as was asked, or the one that suits network and device."""
         if self.begun is not None:
             return self.begun.backend
-        return choose_backend(self.network, device) if self.asked == "auto" else self.asked
+        return backend_of(self.experiment, self.network, device, self.asked)
 
 
 def prepare(

@@ -45,6 +45,7 @@ class Ended:
     """How a search ended."""
 
     oracle: pa.Table  # the finished cycles
+    steps: int  # optimiser steps of one training
     diverged: str | None = None  # why it could not go on
 
 
@@ -72,14 +73,15 @@ def run_together(searches: Sequence[Search], *, launch: Launch, cancel: CancelTo
         for each, ready, folder in zip(searches, prepared, folders, strict=True):
             runs = _chain(each, ready, folder, how, gathering, cancel)
             threads.append(threading.Thread(target=gathering.runs, args=(each.name, runs), name=each.name))
-        for thread in threads:
-            thread.start()
         try:
+            for thread in threads:
+                thread.start()
             gathering.train()
         finally:
             gathering.stop()
             for thread in threads:
-                thread.join()
+                if thread.ident is not None:  # it was started
+                    thread.join()
     gathering.check()
     return gathering.ended
 
@@ -87,6 +89,9 @@ def run_together(searches: Sequence[Search], *, launch: Launch, cancel: CancelTo
 def _chain(
     each: Search, ready: Prepared, folder: Folder, how: How, gathering: "_Gathering", cancel: CancelToken
 ) -> Callable[[], Ended]:
+    training = ready.experiment.training
+    steps = training.epochs * (ready.images.num_train // training.batch_size)
+
     def runs() -> Ended:
         try:
             table = search(
@@ -100,8 +105,8 @@ def _chain(
                 cancel=cancel,
             )
         except DivergedError as error:
-            return Ended(oracle=read_oracle(folder), diverged=str(error))
-        return Ended(oracle=table)
+            return Ended(oracle=read_oracle(folder), steps=steps, diverged=str(error))
+        return Ended(oracle=table, steps=steps)
 
     return runs
 

@@ -8,6 +8,7 @@ from torch import nn
 from oracle.data.images import Images
 from oracle.errors import ExperimentError
 from oracle.experiment import Experiment
+from oracle.training.autolrs import AutoLrsTrainer
 from oracle.training.loop import Trainer
 from oracle.training.packs import PackTrainer
 from oracle.training.parents import Parent, parent_network
@@ -35,6 +36,16 @@ def choose_backend(network: nn.Module, device: str) -> Backend:
     return "pack" if device == "cuda" or (small and not convolutional) else "plain"
 
 
+def backend_of(experiment: Experiment, network: nn.Module, device: str, asked: Backend | Literal["auto"]) -> Backend:
+    """The backend asked for, or the one that suits. ExperimentError where an experiment cannot be trained in packs."""
+    check_backend(asked)
+    if experiment.training.autolrs:
+        if asked == "pack":
+            raise ExperimentError("backend: found pack, but training.autolrs trains one candidate at a time: plain")
+        return "plain"
+    return choose_backend(network, device) if asked == "auto" else asked
+
+
 def make_trainer(
     backend: Backend,
     experiment: Experiment,
@@ -44,10 +55,12 @@ def make_trainer(
     device: torch.device,
     *,
     num_candidates: int,
+    cycle: int = 0,
 ) -> Trainer:
-    """A trainer whose candidates all stand at the parent."""
+    """A trainer whose candidates all stand at the parent. `cycle`: with the seed the key of its batches."""
     network = parent_network(experiment, seed, images, parent)
     if backend == "plain":
         assert num_candidates == 1
-        return PlainTrainer(network, parent.masks, experiment, device)
+        plain = PlainTrainer(network, parent.masks, experiment, device)
+        return AutoLrsTrainer(plain, experiment, images, key=(seed, cycle)) if experiment.training.autolrs else plain
     return PackTrainer(network, parent.masks, experiment, device, num_candidates)

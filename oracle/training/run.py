@@ -17,7 +17,7 @@ from oracle.data import load_images
 from oracle.data.images import Images
 from oracle.errors import ExperimentError
 from oracle.experiment import Experiment
-from oracle.training.backends import Backend, check_backend, choose_backend, default_device, make_trainer
+from oracle.training.backends import Backend, backend_of, check_backend, default_device, make_trainer
 from oracle.training.checks import check_rewind_step
 from oracle.training.loop import SCORES, BestSoFar, Trainer, is_complete, train_candidates
 from oracle.training.parents import Parent, first_parent, parent_network
@@ -69,7 +69,7 @@ def train(
     states: dict[tuple[int, float], dict[str, Tensor]] = {}
     for seed, parent in parents.items():
         network = parent_network(experiment, seed, images, parent)
-        chosen = choose_backend(network, device.type) if backend == "auto" else backend
+        chosen = backend_of(experiment, network, device.type, backend)
         for group in [list(candidates)] if chosen == "pack" else [[max_lr] for max_lr in candidates]:
             trained = train_group(
                 experiment, images, parent, cycle=cycle, seed=seed, candidates=group, backend=chosen, device=device
@@ -101,7 +101,9 @@ def train_group(
     `after_epoch` is told after every epoch how many are done; the function it gets beside makes a checkpoint of now.
     `cancelled` is asked before every epoch. A training that is complete gives its rows, even if cancelled meanwhile.
     """
-    trainer = make_trainer(backend, experiment, seed, images, parent, device, num_candidates=len(candidates))
+    trainer = make_trainer(
+        backend, experiment, seed, images, parent, device, num_candidates=len(candidates), cycle=cycle
+    )
     if resume is not None:
         trainer.restore({name: value.to(device) for name, value in resume.trainer.items()})
     seconds_before = resume.seconds if resume else 0.0

@@ -106,8 +106,11 @@ class SeveralView:
         """A line now and then where there is no terminal; there the picture says it."""
         if self._live is None and time.monotonic() - self._printed > LINE_SECONDS:
             self._printed = time.monotonic()
-            cycles = ", ".join(f"{name} {run.finished} of {run.cycles}" for name, run in self._runs.items())
-            self._console.print(f"  cycles: {cycles}; {self._times()}", soft_wrap=True)
+            done, of = (
+                sum(counts) for counts in zip(*((run.finished, run.cycles) for run in self._runs.values()), strict=True)
+            )
+            runs = f"{len(self._runs)} run{'s' * (len(self._runs) != 1)}"
+            self._console.print(f"  {done} of {of} cycles of {runs} finished; {self._times()}", soft_wrap=True)
 
     def _times(self) -> str:
         elapsed = time.monotonic() - self._started

@@ -25,6 +25,7 @@ from oracle.events import (
     TrialFinished,
 )
 from oracle.runs.summaries import clip_of_gaps, mean_accuracies
+from oracle.view.words import counted
 
 ETA_SECONDS = 10.0  # of running before there is an estimate of the time left: at first it is the start that takes it
 LINE_SECONDS = 30.0  # between two lines where there is no terminal to draw on
@@ -224,7 +225,7 @@ def extent(*, cycles: int, candidates: int, seeds: int) -> str:
     '13 cycles, 24 candidates, 1 seed'
     """
     sizes = {"cycle": cycles, "candidate": candidates, "seed": seeds}
-    return ", ".join(f"{size} {what}{'s' * (size != 1)}" for what, size in sizes.items())
+    return ", ".join(counted(size, what) for what, size in sizes.items())
 
 
 def _extent_of(run: RunStarted) -> str:

@@ -70,6 +70,15 @@ def overall(rows: Sequence[Mapping[str, Any]]) -> str | None:
     return f"narrower ranges: {', '.join(parts)}"
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "seed"), counted(1560, "training")
+    ('1 seed', '1,560 trainings')
+    """
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def points(fraction: float) -> str:
     """A fraction of accuracy as people say it.
 
