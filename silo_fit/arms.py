@@ -19,10 +19,10 @@ from oracle.errors import CurveError, ExperimentError, FolderError
 from oracle.events import CancelToken, Listener
 from oracle.execution.executors import Launch
 from oracle.experiment import Experiment, experiment_from_yaml
-from oracle.runs.records import read_trials
+from oracle.runs.records import EXPERIMENT, read_trials
 from oracle.runs.tables import TRIALS
 from oracle.search.together import Search, run_together
-from oracle.storage import file_within
+from oracle.storage import Folder, file_within
 from search_spaces.grids import LEAST_RATE, MOST_RATE
 from silo_fit.curve import SiloCurve
 from silo_fit.differences import Difference, image_error, paired
@@ -56,8 +56,8 @@ def with_peaks(
 
 
 def peaks_of(curve: SiloCurve, num_cycles: int) -> list[float]:
-    """A curve's max_lr at each cycle. CurveError where nobody can train with one."""
-    peaks = [curve(cycle) for cycle in range(num_cycles)]
+    """A curve's max_lr at each cycle, to six digits. CurveError where nobody can train with one."""
+    peaks = [float(f"{curve(cycle):.6g}") for cycle in range(num_cycles)]
     for cycle, peak in enumerate(peaks):
         if not LEAST_RATE <= peak <= MOST_RATE:
             raise CurveError(
@@ -173,6 +173,7 @@ def train_arms(
 
     `listener`: who hears of an arm, by its label. Raises as `run_oracle`, but for an arm that diverges, which ends there.
     """
+    check_no_run(out)
     searches = [
         Search(
             name=arm.name, experiment=arm.experiment, out=file_within(out, arm.name), listeners=[listener(arm.label)]
@@ -182,13 +183,20 @@ def train_arms(
     ended = run_together(searches, launch=launch, cancel=cancel)
     return TrainedArms(
         arms=tuple(arms),
-        trials={arm.name: _trials(file_within(out, arm.name)) for arm in arms},
+        trials={arm.name: trials_of(file_within(out, arm.name)) for arm in arms},
         diverged={name: each.diverged for name, each in ended.items() if each.diverged is not None},
         steps=next(iter(ended.values())).steps,
     )
 
 
-def _trials(out: str) -> pa.Table:
+def check_no_run(out: str) -> None:
+    """FolderError where a folder is a run's own, which nothing else is put into."""
+    if Folder(out).size(EXPERIMENT) is not None:
+        raise FolderError(f"{Folder(out).url}: is a run's own folder; choose another one with --out")
+
+
+def trials_of(out: str) -> pa.Table:
+    """A run's trials; none where it never began."""
     try:
         return read_trials(out)
     except FolderError:

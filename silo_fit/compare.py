@@ -22,7 +22,7 @@ from oracle.search.together import Search, run_together
 from oracle.storage import Folder, file_within
 from oracle.training.autolrs import extra_steps
 from oracle.view.words import counted, points
-from silo_fit.arms import Arm, TrainedArms, fresh_seeds, peaks_of, train_arms, with_peaks
+from silo_fit.arms import Arm, TrainedArms, check_no_run, fresh_seeds, peaks_of, train_arms, trials_of, with_peaks
 from silo_fit.curve import SiloCurve
 from silo_fit.differences import LEVEL, Difference, Outcome, adjusted
 from silo_fit.shapes import LABELS
@@ -91,12 +91,13 @@ def plan_comparison(
     num_seeds: int | None = None,
     tolerance: float | None = None,
     autolrs: bool = False,
+    used_seeds: Sequence[int] = (),
 ) -> Comparison:
     """Lay out a comparison. `curves`: each makes one from the pruning rate. `shapes`: of schedules, keys of `LABELS`.
 
     `num_seeds`: of the arms, as many as the experiment's by default. `autolrs`: an arm of it, too, which searches up to the
-    grid's largest rate. CurveError where there is no curve, or one that nobody
-    can train with; ExperimentError for what else cannot be compared.
+    grid's largest rate. `used_seeds`: that the curves were found with; no arm has them. CurveError where there is no curve,
+    or one that nobody can train with; ExperimentError for what else cannot be compared.
     """
     unknown = [shape for shape in shapes if shape not in LABELS]
     if unknown or len(set(shapes)) < len(shapes) or not shapes:
@@ -117,7 +118,7 @@ def plan_comparison(
         experiment=experiment,
         shapes=tuple(shapes),
         curves=made,
-        seeds=tuple(fresh_seeds(experiment.seeds, num)),
+        seeds=tuple(fresh_seeds([*experiment.seeds, *used_seeds], num)),
         tolerance=experiment.tolerance if tolerance is None else tolerance,
         autolrs=autolrs,
     )
@@ -216,8 +217,9 @@ class Compared:
     def costs(self) -> str:
         """What it took."""
         said = (
-            f"trainings: {self.num_searched:,} to find {counted(len(self.rates), 'schedule')}' own rates at cycle 0, "
-            f"{self.trained.num_trainings:,} of {len(self.trained.arms)} arms"
+            f"trainings: {self.num_searched:,} to find the own rates of "
+            f"{counted(len(self.comparison.shapes), 'schedule')} at cycle 0, {self.trained.num_trainings:,} of "
+            f"{len(self.trained.arms)} arms"
         )
         if not self.comparison.autolrs:
             return said
@@ -311,6 +313,9 @@ def compare(
     cancel: CancelToken | None = None,
 ) -> Compared:
     """Find each schedule's own rate, train all arms, and write what they reached. Run again after any stop, it goes on."""
+    check_no_run(out)
+    if comparison.autolrs and launch.backend == "pack":
+        raise ExperimentError("backend: found pack, but AutoLRS trains one candidate at a time: plain, or auto")
     searches = [
         Search(
             name=shape,
@@ -332,13 +337,12 @@ def compare(
         if ended[each.name].diverged is not None
     )
     trained = train_arms(comparison.arms(rates), out, launch=launch, listener=listener, cancel=cancel)
-    per_search = len(comparison.experiment.candidates(0)) * len(comparison.experiment.seeds)
     found = Compared(
         comparison=comparison,
         rates=rates,
         left_out=left_out,
         trained=trained,
-        num_searched=per_search * len(searches),
+        num_searched=sum(trials_of(str(each.out)).num_rows for each in searches),
     )
     found.write(out)
     return found

@@ -18,7 +18,6 @@ from oracle.view.words import points
 LEVEL = 0.95  # of the interval, and of each of the two one-sided tests
 POWER = 0.8  # with which as many seeds as are said to do would tell
 MOST_SEEDS = 1000  # that are said to do
-NEGLIGIBLE = 5e-5  # fraction of accuracy: nothing, to two digits of a point
 Outcome = Literal["better", "worse", "equal", "open"]
 
 
@@ -135,8 +134,6 @@ class Difference:
         """What more test images would bring; None where that is not known."""
         if self.image_se is None:
             return None
-        if self.image_se < NEGLIGIBLE:
-            return "what another test set of this size would change is too little to be told from what the seeds do"
         return f"another test set of this size would move that by about {100 * self.image_se:.2f} points"
 
     def as_dict(self) -> dict[str, Any]:
@@ -169,7 +166,8 @@ def image_error(one: Bool[ndarray, "S M I"], other: Bool[ndarray, "S M I"]) -> f
     """Standard error of the mean difference from the images alone; None with fewer than two seeds or images.
 
     An image's part is what its differences of two seeds have in common: the mean product over pairs of seeds. What one seed
-    adds is the seeds' spread, which the interval over seeds holds already.
+    adds is the seeds' spread, which the interval over seeds holds already. None too where the seeds have nothing in common:
+    the estimate is then below 0, and says only that these seeds are too few to tell.
     """
     seeds, _, images = one.shape
     if seeds < 2 or images < 2:
@@ -177,7 +175,7 @@ def image_error(one: Bool[ndarray, "S M I"], other: Bool[ndarray, "S M I"]) -> f
     lost = (one.astype(float) - other).mean(axis=1)  # [S, I]
     # The variance of a sum is the sum of all covariances: without each seed's own, those of pairs are left.
     pairs = lost.sum(0).var(ddof=1) - lost.var(1, ddof=1).sum()
-    return math.sqrt(max(0.0, pairs / (seeds * (seeds - 1)) / images))
+    return math.sqrt(pairs / (seeds * (seeds - 1)) / images) if pairs > 0 else None
 
 
 def adjusted(p_values: Sequence[float]) -> list[float]:

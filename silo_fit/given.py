@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from oracle.errors import CurveError
+from oracle.errors import CurveError, FolderError
 from silo_fit.curve import SiloCurve
 
 DEFAULTS = {"q": 1.0, "beta": 5.0}  # the paper's
@@ -16,6 +16,7 @@ class GivenCurve:
 
     text: str  # as it was given
     make: Callable[[float], SiloCurve]  # from the fraction of the remaining weights removed per cycle
+    seeds: Callable[[], list[int]] = list  # that it was found with, where a search's folder tells
 
 
 def given_curve(text: str) -> GivenCurve:
@@ -27,7 +28,7 @@ def given_curve(text: str) -> GivenCurve:
     'eps 0.03, delta 0.04, q 1, beta 5'
     """
     if "=" not in text or "/" in text:
-        return GivenCurve(text, lambda pruning_rate: _fitted(text, pruning_rate))
+        return GivenCurve(text, lambda pruning_rate: _fitted(text, pruning_rate), lambda: _seeds_of(text))
     given: dict[str, float] = {}
     for part in text.split(","):
         name, _, value = (each.strip() for each in part.partition("="))
@@ -59,3 +60,12 @@ def _fitted(source: str, pruning_rate: float) -> SiloCurve:
             "cycles fits one pruning rate alone"
         )
     return found.curve
+
+
+def _seeds_of(source: str) -> list[int]:
+    from oracle.runs.records import read_trials
+
+    try:
+        return sorted(set(read_trials(source)["seed"].to_pylist()))
+    except FolderError:  # a table
+        return []

@@ -60,6 +60,10 @@ def draw_replay(lines: Sequence[Line], *, title: str, rows: Sequence[Mapping[str
         color=BLUE, alpha=0.25, linewidth=7, label="Oracle's interval",
     )  # fmt: skip
     below.set_yscale("log")
+    below.margins(y=0.1)
+    rates = [rate for line in lines for rate in line.peaks]
+    if min(rates) == max(rates) == min(row["lo"] for row in rows) == max(row["hi"] for row in rows):
+        below.set_ylim(rates[0] / 2, 2 * rates[0])  # else there is nothing to stretch the axis over
     below.set_ylabel("max_lr")
     above.set_ylabel("test accuracy, %")
     above.set_title(title, fontsize=10, wrap=True)

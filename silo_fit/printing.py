@@ -1,5 +1,6 @@
 """What the commands that train print."""
 
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -99,7 +100,7 @@ def print_sparse(found: "SparseOracle", out: str, notes: Sequence[str]) -> None:
             f"{against.name}: {against.cost.trainings:,} trainings, {duration(against.cost.seconds)} of training; "
             f"here {duration(found.cost.seconds)}"
         )
-    for note in (*fit.notices, *notes):
+    for note in (*found.notes, *fit.notices, *notes):
         console.print(f"! {note}")
     console.print(
         f"table    {Folder(out) / 'oracle.parquet'}   (silo-fit fit, silo-fit report and oracle show read it)"
@@ -150,8 +151,8 @@ def print_compared(found: "Compared", out: str, notes: Sequence[str], cycles: Se
         bold=next((place for place, each in enumerate(found.standings) if each.arm.name == SILO), None),
     )
     console.print(
-        "mean: over all cycles; rank: 1 is best, mean over seeds; p: of the paired t-test against SILO over seeds, raised "
-        "for there being several (Holm)"
+        "mean: over all cycles; rank: 1 is best, mean over seeds; each interval is for its arm alone; p: of the paired "
+        "t-test against SILO over seeds, raised for there being several (Holm)"
     )
     rates = ", ".join(f"{LABELS[shape]} {rate:.4g}" for shape, rate in found.rates.items())
     console.print(f"own rates, best on validation at cycle 0: {rates}")
@@ -188,24 +189,35 @@ def _spread(last: int) -> list[int]:
     return [0] if num == 1 else [round(index * last / (num - 1)) for index in range(num)]
 
 
-def print_tuned(found: "Tuned", shape: "Tuned | None", out: str, preset: str, notes: Sequence[str]) -> None:
-    """What tuning found; `shape`: q and beta, where they were tuned too."""
+def print_tuned(found: "Tuned", shape: "Tuned | None", out: str, same: Sequence[str], notes: Sequence[str]) -> None:
+    """What tuning found; `shape`: q and beta, where they were tuned too; `same`: the experiment, as arguments."""
+    from silo_fit.tune import CHAINS, SHAPES
+
     console = stdout_console(WIDEST)
     if found.rows:
         console.print(found.eps_in_words())
         console.print(found.delta_in_words())
     for tried in (found, shape):
-        if tried is not None and tried.tried:
+        if tried is None:
+            continue
+        if tried.tried:
             _print_chains(console, tried)
+        for name in tried.on_edge:
+            console.print(
+                f"! {name}: its best value lies at the end of what was tried, and may lie beyond; widen the range"
+            )
     last = found if shape is None else shape
     console.print(f"SILO: {last.curve.in_words()}")
     total = found.num_trainings + (0 if shape is None else shape.num_trainings)
     console.print(f"trainings: {total:,}")
     for note in notes:
         console.print(note)
-    console.print(f"study    {Folder(out) / STUDY}   (optuna-dashboard opens it)")
+    studies = [STUDY] if found.rows else [f"{CHAINS}/{STUDY}"]
+    studies += [] if shape is None else [f"{SHAPES}/{CHAINS}/{STUDY}"]
+    for name in studies:
+        console.print(f"study    {Folder(out) / name}   (optuna-dashboard opens it)")
     numbers = ",".join(f"{name}={value:.4g}" for name, value in last.curve.as_dict().items() if name != "pruning_rate")
-    console.print(f"next     silo-fit compare {preset} --curve {numbers}")
+    console.print(f"next     silo-fit compare {shlex.join(same)} --curve {numbers}")
 
 
 def _print_chains(console: Console, found: "Tuned") -> None:

@@ -17,6 +17,7 @@ from oracle.experiment import Experiment
 from oracle.runs.records import opened, read_experiment, read_trials
 from oracle.runs.tables import Row, oracle_rows, to_parquet
 from oracle.storage import Folder
+from oracle.view.words import counted
 from search_spaces.grids import LEAST_RATE, MOST_RATE
 from silo_fit.arms import Arm, TrainedArms, fresh_seeds, peaks_of, train_arms, with_peaks
 from silo_fit.curve import SiloCurve
@@ -57,14 +58,15 @@ def plan_replay(
     num_seeds: int | None = None,
     tolerance: float | None = None,
     overrides: Sequence[str] = (),
+    used_seeds: Sequence[int] = (),
 ) -> Replay:
     """Lay out the arms for a search's folder, whose cycles so far are replayed.
 
     `curve`: makes one from the pruning rate; None: the one that fits the Oracle's intervals. `constant`: its peak; None:
     the optimum of cycle 0. `num_seeds`: as many as the Oracle had by default. `tolerance`: within which two arms count as
-    equal; the experiment's by default. `overrides`: of the experiment, where its data lie elsewhere now. Raises
-    FolderError for what is no search's folder, TableError for one without a finished cycle, CurveError and
-    ExperimentError for peaks that nobody can train with.
+    equal; the experiment's by default. `overrides`: of the experiment, where its data lie elsewhere now. `used_seeds`:
+    that the curve was found with; no arm has them, nor the Oracle's. Raises FolderError for what is no search's folder,
+    TableError for one without a finished cycle, CurveError and ExperimentError for peaks that nobody can train with.
     """
     folder = opened(source)
     experiment, rows = read_experiment(folder), oracle_rows(folder)
@@ -78,7 +80,7 @@ def plan_replay(
         raise ExperimentError(f"constant: expected a rate from {LEAST_RATE:g} to {MOST_RATE:g}, found {constant:g}")
     own = curve(experiment.pruning.rate) if curve else fit(read_intervals(source)).curve
     trials = read_trials(folder)
-    used = sorted({*experiment.seeds, *trials["seed"].to_pylist()})
+    used = sorted({*experiment.seeds, *trials["seed"].to_pylist(), *used_seeds})
     peaks = {
         SILO: peaks_of(own, len(rows)),
         ORACLE: [row["max_lr"] for row in rows],
@@ -132,25 +134,33 @@ class Replayed:
     @property
     def verdict(self) -> str:
         """Whether SILO reaches the Oracle, in a sentence."""
-        found = self.differences[SILO, ORACLE]
-        if found is None:
-            return "SILO cannot be compared to the Oracle: one of them diverged at cycle 0"
-        return found.sentence("SILO", "the Oracle")
+        return self._sentence(SILO, ORACLE)
+
+    def _sentence(self, one: str, other: str) -> str:
+        """What is said of two arms; where one ended early, that comes first."""
+        names = {SILO: "SILO", ORACLE: "the Oracle", CONSTANT: f"a constant max_lr of {self.replay.constant:.4g}"}
+        peaks = {arm.name: arm.peaks for arm in self.replay.arms}
+        if peaks[one] == peaks[other]:
+            return f"{names[one]} and {names[other]} have the same peaks, so there is nothing to tell apart"
+        found, cycles = self.differences[one, other], len(self.replay.rows)
+        ended = [f"{names[arm]} {why}" for arm in (one, other) if (why := self.trained.ended(arm))]
+        if not ended:
+            assert found is not None
+            return found.sentence(names[one], names[other])
+        rest = (
+            ""
+            if found is None
+            else f"; over the {counted(found.num_cycles, 'cycle')} before, of {cycles}, {found.in_words()}"
+        )
+        return f"no comparison of {names[one]} and {names[other]} to the end: {' and '.join(ended)}{rest}"
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What else is to be said: against the constant, and what must be known beside it."""
-        constant = f"a constant max_lr of {self.replay.constant:.4g}"
-        names = {(SILO, CONSTANT): "SILO", (ORACLE, CONSTANT): "the Oracle"}
-        said = [
-            found.sentence(name, constant)
-            for pair, name in names.items()
-            if (found := self.differences[pair]) is not None
-        ]
+        said = [self._sentence(SILO, CONSTANT), self._sentence(ORACLE, CONSTANT)]
         first = self.differences[SILO, ORACLE]
         images = None if first is None else first.images_in_words()
         said += [f"SILO less the Oracle: {images}"] if images else []
-        said += [f"{arm.label} {ended}" for arm in self.replay.arms if (ended := self.trained.ended(arm.name))]
         return (*said, *self.replay.remarks)
 
     @property
@@ -217,7 +227,10 @@ def replay(
     listener: Callable[[str], Listener] = lambda label: lambda event: None,
     cancel: CancelToken | None = None,
 ) -> Replayed:
-    """Train the arms into `out`, and write what they reached beside them. Run again after any stop, it goes on."""
+    """Train the arms into `out`, and write what they reached beside them. Run again after any stop, it goes on.
+
+    Raises as `run_oracle`, FolderError also where `out` is a run's own folder.
+    """
     found = Replayed(replay=plan, trained=train_arms(plan.arms, out, launch=launch, listener=listener, cancel=cancel))
     found.write(out)
     return found

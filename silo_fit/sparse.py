@@ -1,15 +1,16 @@
 """A sparse Oracle, run and told of: what its fit hits, and what it saves against a full one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from oracle.errors import TableError
 from oracle.events import CancelToken, Listener
 from oracle.execution.executors import Launch
-from oracle.experiment import Experiment
+from oracle.experiment import Experiment, differences
 from oracle.runs.records import opened, read_experiment, read_trials
 from oracle.runs.tables import Row, oracle_rows
 from oracle.search.run import run_oracle
@@ -57,7 +58,7 @@ class SparseOracle:
     cost: Cost
     full_trainings: int  # of a full search of the same grid
     against: Against | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def searched(self) -> tuple[int, ...]:
@@ -71,6 +72,7 @@ class SparseOracle:
             "trainings": self.cost.trainings,
             "seconds": self.cost.seconds,
             "full_trainings": self.full_trainings,
+            "notes": self.notes,
             "constant": {"max_lr": self.fit.rivals.constant_max_lr, "hits": self.fit.rivals.constant_hits},
             "fit": self.fit.as_dict(),
             "rows": [{**row, "silo": self.fit.curve(row["cycle"])} for row in self.rows],
@@ -101,7 +103,7 @@ def run_sparse(
     `against`: a full Oracle's folder of the same pruning rate, to compare with. Raises as `run_oracle`, and TableError
     where that folder cannot be compared with.
     """
-    full = None if against is None else _full(against, experiment)
+    full = None if against is None else _full(against, experiment, strategy)
     run_oracle(
         experiment,
         out,
@@ -117,17 +119,38 @@ def run_sparse(
     folder = opened(out)
     rows, found = tuple(oracle_rows(folder)), fit(read_intervals(out))
     searched = {row["cycle"] for row in rows if row["num_candidates"] > 1}
+    compared: Against | None = None
+    notes: tuple[str, ...] = ()
+    if against is not None and full is not None:
+        compared = _compare(against, full, found, searched, len(rows))
+        notes = _unlike(against, experiment)
+        if compared is None:
+            notes = (f"{against}: every cycle of it was searched here too, so there is nothing to compare", *notes)
     return SparseOracle(
         experiment=read_experiment(folder),
         rows=rows,
         fit=found,
         cost=Cost.of(read_trials(folder)),
         full_trainings=len(experiment.candidates(0)) * len(experiment.seeds) * len(rows),
-        against=None if against is None or full is None else _compare(against, full, found, searched, len(rows)),
+        against=compared,
+        notes=notes,
     )
 
 
-def _full(source: str, experiment: Experiment) -> Intervals:
+def _unlike(source: str, experiment: Experiment) -> tuple[str, ...]:
+    """In what else a full Oracle's experiment differs than how it was searched."""
+    free = ("name", "seeds", "search", "grid", "peaks")
+    there, here = (
+        {name: value for name, value in each.items() if name not in free}
+        for each in (read_experiment(opened(source)).identity(), experiment.identity())
+    )
+    for each in (there, here):
+        each["pruning"] = {name: value for name, value in each["pruning"].items() if name != "cycles"}
+    found = differences(there, here)
+    return (f"{source} is of another experiment: {'; '.join(found)}",) if found else ()
+
+
+def _full(source: str, experiment: Experiment, strategy: Sparse) -> Intervals:
     opened(source)
     full = read_intervals(source)
     if full.pruning_rate != experiment.pruning.rate:
@@ -135,18 +158,22 @@ def _full(source: str, experiment: Experiment) -> Intervals:
             f"{source}: its pruning rate is {full.pruning_rate:g}, this experiment's {experiment.pruning.rate:g}: their "
             "cycles are not the same"
         )
+    left = set(full.cycles) - set(strategy.cycles or ())
+    if not [cycle for cycle in left if cycle <= experiment.pruning.cycles]:
+        raise TableError(f"{source}: has no interval at a cycle that is not searched here, so nothing can be compared")
     return full
 
 
-def _compare(source: str, full: Intervals, found: Fit, searched: set[int], num_cycles: int) -> Against:
+def _compare(source: str, full: Intervals, found: Fit, searched: set[int], num_cycles: int) -> Against | None:
     cycles = [int(cycle) for cycle in full.cycles if cycle not in searched and cycle < num_cycles]
     if not cycles:
-        raise TableError(f"{source}: has no interval at a cycle that was not searched here, so nothing can be compared")
+        return None
     rest = full.at(cycles)
     constant = type(found.curve)(
         eps=found.rivals.constant_max_lr, delta=0.0, q=1.0, beta=5.0, pruning_rate=full.pruning_rate
     )
     by_kind = [hits_by_kind(rest, curve) for curve in (found.curve, constant, fit(full).curve)]
+    trials = read_trials(source)
     silo, level, own = ({kind: hits for kind, (hits, _) in counts.items()} for counts in by_kind)
     return Against(
         name=source,
@@ -155,5 +182,5 @@ def _compare(source: str, full: Intervals, found: Fit, searched: set[int], num_c
         silo=silo,
         constant=level,
         full=own,
-        cost=Cost.of(read_trials(source)),
+        cost=Cost.of(trials.filter(pc.less(trials["cycle"], num_cycles))),
     )

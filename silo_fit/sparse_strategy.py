@@ -59,10 +59,14 @@ class Sparse:
         """See `Strategy`."""
         own = of_cycle(rows, cycle)
         tried = set(own["max_lr"].to_pylist())
-        if not own.num_rows and not self._is_due(cycle, rows):
-            return every([self._value(cycle, rows)], self.seeds)
-        if len(tried) != 1 or self._is_due(cycle, rows):
+        if len(tried) > 1 or cycle in (self.cycles or (0,)):
             return self.base.next_trials(*_of_base(cycle, rows))
+        if not tried:
+            known = self._intervals(cycle, rows)
+            value = _value(known, cycle)
+            if self.cycles is None and share_within(known, cycle, value, highest=self.highest) < self.sure:
+                return self.base.next_trials(*_of_base(cycle, rows))
+            return every([value], self.seeds)
         if "diverged" not in own["outcome"].to_pylist():
             return ()
         earlier = rows.filter(pc.less(rows["cycle"], cycle))
@@ -86,35 +90,22 @@ class Sparse:
         likely = searched * one + (cycle_count - searched) * len(self.seeds)
         return Trainings(least=min(likely, cycle_count * one), likely=likely, most=None, rounds=cycle_count)
 
-    def _is_due(self, cycle: int, rows: pa.Table) -> bool:
-        """Whether a cycle is to be searched, by what the cycles before it say."""
-        if self.cycles is not None:
-            return cycle in self.cycles
-        known = self._intervals(cycle, rows)
-        if known is None:
-            return True
-        return share_within(known, cycle, self._value(cycle, rows), highest=self.highest) < self.sure
-
-    def _value(self, cycle: int, rows: pa.Table) -> float:
-        """What a cycle is trained at that is not searched."""
-        known = self._intervals(cycle, rows)
-        assert known is not None  # cycle 0 is always searched
-        if len(known.cycles) < 2:
-            return float(known.max_lr[-1])
-        value = fitted(known)(cycle)
-        return value if LEAST_RATE <= value <= MOST_RATE else float(known.max_lr[-1])
-
-    def _intervals(self, cycle: int, rows: pa.Table) -> Intervals | None:
+    def _intervals(self, cycle: int, rows: pa.Table) -> Intervals:
         """Those of the searched cycles before this one."""
         found = []
         for earlier in searched_cycles(rows.filter(pc.less(rows["cycle"], cycle))):
             upto = rows.filter(pc.less_equal(rows["cycle"], earlier))
             found.append(self.base.choose(*_of_base(earlier, upto)) | {"cycle": earlier})
-        if not found:
-            return None
         names = ("cycle", "lo", "max_lr", "hi", "lo_outside", "hi_outside")
         table = pa.Table.from_pylist([{name: row[name] for name in names} for row in found])
         return parse_intervals(table, pruning_rate=self.pruning_rate)
+
+
+def _value(known: Intervals, cycle: int) -> float:
+    """What a cycle is trained at that is not searched."""
+    last = float(known.max_lr[-1])
+    value = fitted(known)(cycle) if len(known.cycles) > 1 else last
+    return value if LEAST_RATE <= value <= MOST_RATE else last
 
 
 def _of_base(cycle: int, rows: pa.Table) -> tuple[int, pa.Table]:

@@ -28,16 +28,18 @@ class Axis:
     log: bool = False
 
     def spaced(self, num: int) -> list[float]:
-        """So many values, evenly spaced from end to end; a single one in the middle.
+        """So many values, evenly spaced from end to end; a single one in the middle, or where both ends are the same.
 
         >>> Axis(low=0.01, high=1, log=True).spaced(3)
         [0.01, 0.1, 1.0]
         """
-        parts = [0.5] if num == 1 else [index / (num - 1) for index in range(num)]
+        parts = [0.5] if num == 1 or self.low == self.high else [index / (num - 1) for index in range(num)]
         return [self.at(part) for part in parts]
 
     def at(self, part: float) -> float:
-        """The value that lies so far from low to high."""
+        """The value that lies so far from low to high, to six digits; the ends as they are."""
+        if part in (0, 1):
+            return self.high if part else self.low
         value = self.low * (self.high / self.low) ** part if self.log else self.low + part * (self.high - self.low)
         return min(max(_short(value), self.low), self.high)
 

@@ -73,6 +73,7 @@ def replay(
         num_seeds=seeds,
         tolerance=tolerance,
         overrides=overrides,
+        used_seeds=[] if given is None else given.seeds(),
     )
     out = out or file_beside(source, "-replay")
     seed_count, cycle_count = len(plan.arms[0].experiment.seeds), len(plan.rows)
@@ -140,8 +141,9 @@ def tune(
         typer.Option(min=2, help="To try for eps, and for delta; with --joint, of each. [the grid's points; 4]"),
     ] = None,
     rounds: Annotated[
-        int, typer.Option(min=1, help="In which Optuna proposes them; 1: evenly spaced, all at once.")
-    ] = 4,
+        int | None,
+        typer.Option(min=1, help="In which Optuna proposes them; 1: evenly spaced, all at once. [4 at most]"),
+    ] = None,
     eps: Annotated[
         tuple[float, float] | None,
         typer.Option(metavar="LOW HIGH", help="Range of eps. [the grid's]", show_default=False),
@@ -174,9 +176,13 @@ def tune(
     with heavy_imports(executor):
         from silo_fit import tune as tuning
         from silo_fit.tune_strategy import tune_strategy
+    if joint and rounds is not None:
+        raise ExperimentError(
+            "--rounds: with --joint every pair is trained, and nothing proposed in rounds; leave it out"
+        )
     num = (4 if joint else None) if rates is None else rates
     strategy = tune_strategy(
-        experiment, eps=eps, delta=delta, q=q, beta=beta, num_rates=num, num_rounds=1 if joint else rounds, seed=seed
+        experiment, eps=eps, delta=delta, q=q, beta=beta, num_rates=num, num_rounds=rounds, seed=seed
     )
     out = out or f"runs/{experiment.name}-tune"
     headline = f"tuning {experiment.name} into {out}"
@@ -193,14 +199,21 @@ def tune(
             view.notes.append("q and beta were not tuned: with delta 0 they change nothing")
         elif q_beta:
             shape = tuning.tune_shape(
-                experiment, found.curve, out, num=q_beta, num_rounds=min(rounds, q_beta), seed=seed, launch=launch,
-                listener=view.listener, cancel=cancel,
-            )  # fmt: skip
+                experiment,
+                found.curve,
+                out,
+                num=q_beta,
+                seed=seed,
+                launch=launch,
+                listener=view.listener,
+                cancel=cancel,
+            )
     if as_json:
         told = found.as_dict() | ({} if shape is None else {"q_beta": shape.as_dict()})
         print(json.dumps(told, indent=2, allow_nan=False))
     else:
-        print_tuned(found, shape, out, preset, view.notes)
+        given = [preset, *(part for value in set_ or [] for part in ("--set", value))]
+        print_tuned(found, shape, out, [*given, *(() if data is None else ("--data", data))], view.notes)
 
 
 def compare(
@@ -236,16 +249,17 @@ def compare(
     last = experiment.pruning.cycles
     if shown is not None and not (shown and all(0 <= cycle <= last for cycle in shown)):
         raise ExperimentError(f"cycles: found {cycles!r}, expected some of 0 to {last}")
-    curves = [given_curve(text).make for text in curve or []]
+    given = [given_curve(text) for text in curve or []]
     with heavy_imports(executor):
         from silo_fit import compare as comparing
     plan = comparing.plan_comparison(
         experiment,
-        curves,
+        [each.make for each in given],
         shapes=[part.strip() for part in schedules.split(",")],
         num_seeds=seeds,
         tolerance=tolerance,
         autolrs=autolrs,
+        used_seeds=[seed for each in given for seed in each.seeds()],
     )
     out = out or f"runs/{experiment.name}-compare"
     headline = f"comparing {len(plan.shapes)} schedules and SILO on {experiment.name} into {out}"

@@ -14,13 +14,14 @@ from oracle.runs.tables import Row, oracle_rows
 from oracle.search.run import run_oracle
 from oracle.storage import Folder, file_within
 from search_spaces.silo import RECOMMENDED
-from silo_fit.arms import Arm, TrainedArms, peaks_of, train_arms, with_peaks
+from silo_fit.arms import Arm, TrainedArms, check_no_run, peaks_of, train_arms, with_peaks
 from silo_fit.curve import SiloCurve
 from silo_fit.studies import Axis, Told, grid_of, propose, write_studies
-from silo_fit.tune_strategy import CoordinateWise
+from silo_fit.tune_strategy import CoordinateWise, within
 
 CHAIN, CHAINS, SHAPES = "chain", "chains", "q-beta"  # folders: coordinate by coordinate, whole chains, those of a shape
 MOST_TOGETHER = 16  # chains at once
+SHAPES_TOGETHER = 4  # that are proposed at once
 Study = tuple[Mapping[str, Axis], Sequence[Told]]
 
 
@@ -33,6 +34,7 @@ class Tuned:
     rows: tuple[Row, ...]  # of the coordinate-wise chain's oracle.parquet; empty where there was none
     tolerance: float
     num_trainings: int
+    on_edge: tuple[str, ...]  # numbers whose best value lies at an end of what was tried
     risen: float = 1.0  # the part of the rise that is done at the target
 
     def eps_in_words(self) -> str:
@@ -58,6 +60,7 @@ class Tuned:
         return {
             "curve": self.curve.as_dict(),
             "trainings": self.num_trainings,
+            "on_edge": self.on_edge,
             "coordinates": [
                 {name: row[name] for name in ("cycle", "max_lr", "lo", "hi", "val_accuracy", "num_candidates")}
                 for row in self.rows
@@ -79,6 +82,7 @@ def tune(
 
     Raises as `run_oracle`.
     """
+    check_no_run(out)
     chain = file_within(out, CHAIN)
 
     def keep(event: Event) -> None:
@@ -92,6 +96,7 @@ def tune(
         address=launch.address,
         slots=launch.slots,
         backend=launch.backend,
+        pack_size=launch.pack_size,
         strategy=strategy,
         listeners=[*listeners, keep],
         cancel=cancel,
@@ -104,6 +109,7 @@ def tune(
         rows=rows,
         tolerance=experiment.tolerance,
         num_trainings=read_trials(chain).num_rows,
+        on_edge=tuple(name for name, row in (("eps", rows[0]), ("delta", rows[-1])) if row["optimum_on_edge"]),
         risen=strategy.risen,
     )
 
@@ -114,9 +120,10 @@ def coordinate_studies(strategy: CoordinateWise, chain: str) -> dict[str, Study]
     cycles = {"eps": 0, "delta": strategy.target}
     there = {row["cycle"] for row in oracle_rows(opened(chain))}
     return {
-        name: ({"max_lr": strategy.axis(cycle, trials)}, strategy.told(cycle, trials))
+        name: ({"max_lr": axis}, within(axis, strategy.told(cycle, trials)))
         for name, cycle in cycles.items()
         if cycle in there
+        for axis in [strategy.axis(cycle, trials)]
     }
 
 
@@ -155,7 +162,6 @@ def tune_shape(
     out: str,
     *,
     num: int,
-    num_rounds: int,
     seed: int = 0,
     launch: Launch,
     listener: Callable[[str], Listener] = lambda label: lambda event: None,
@@ -181,9 +187,9 @@ def tune_shape(
 
     trying = _Chains(experiment, axes, make, file_within(out, SHAPES), launch=launch, listener=listener, cancel=cancel)
     trying.train([own])
-    together = math.ceil(num / num_rounds)
-    while len(trying.told) < num:
-        trying.train(propose(axes, trying.told, min(together, num - len(trying.told)), seed=seed))
+    while len(trying.told) < num:  # whole rounds are proposed, so that more chains later go on from these
+        proposed = propose(axes, trying.told, SHAPES_TOGETHER, seed=seed)
+        trying.train(proposed[: num - len(trying.told)])
     return trying.tuned()
 
 
@@ -209,6 +215,7 @@ class _Chains:
     def train(self, points: Sequence[Mapping[str, float]]) -> None:
         """Train these, and keep the study of all so far."""
         arms: list[Arm] = []
+        chains = file_within(self._out, CHAINS)
         for point in points:
             number = f"{len(self.told) + len(arms):03d}"
             peaks = peaks_of(self._make(point), self._experiment.pruning.cycles + 1)
@@ -217,14 +224,14 @@ class _Chains:
             arms.append(Arm(name=number, label=label, experiment=own))
         trained = train_arms(
             arms,
-            file_within(self._out, CHAINS),
+            chains,
             launch=self._launch,
             listener=self._listener,
             cancel=self._cancel,
         )
         self.told += [_told(trained, arm, point) for arm, point in zip(arms, points, strict=True)]
         self._trainings += trained.num_trainings
-        write_studies(Folder(self._out), {"curve": (self._axes, self.told)})
+        write_studies(Folder(chains), {"curve": (self._axes, self.told)})
 
     def tuned(self) -> Tuned:
         """The best of all. DivergedError where every one diverged."""
@@ -240,6 +247,11 @@ class _Chains:
             rows=(),
             tolerance=self._experiment.tolerance,
             num_trainings=self._trainings,
+            on_edge=tuple(
+                name
+                for name, axis in self._axes.items()
+                if best.numbers[name] in (axis.low, axis.high) and axis.low < axis.high
+            ),
         )
 
 

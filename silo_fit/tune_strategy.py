@@ -22,6 +22,7 @@ from search_spaces.grids import LEAST_RATE, MOST_RATE
 from silo_fit.curve import SiloCurve, shape
 from silo_fit.studies import Axis, Told, propose
 
+ROUNDS = 4  # by default
 LEAST_RISE = 0.05  # of the curve's rise, done at the target: with less, delta can hardly be seen there
 
 
@@ -66,19 +67,25 @@ class CoordinateWise:
         axis = self.axis(cycle, rows)
         extra = [] if cycle == 0 else [self._eps(rows)]
         if not own.num_rows:
-            return every(sorted({*extra, *axis.spaced(self._of_first_round(axis))}), self.seeds)
+            is_there = axis.low in extra and axis.low < axis.high  # eps itself is the first of the evenly spaced
+            return every(sorted({*extra, *axis.spaced(self._of_first_round(axis) + is_there)}), self.seeds)
         told = self.told(cycle, rows)
         wanted = (1 if axis.low == axis.high else self.num_rates) + len(extra)
         num = min(wanted - len(told), math.ceil(self.num_rates / self.num_rounds))
         if num <= 0:
             return ()
-        proposed = propose({"max_lr": axis}, told, num, seed=self.seed)
+        proposed = propose({"max_lr": axis}, within(axis, told), num, seed=self.seed)
         return every(sorted(each["max_lr"] for each in proposed), self.seeds)
 
     def choose(self, cycle: int, rows: pa.Table) -> Row:
         """See `Strategy`."""
         row = find_interval(of_cycle(rows, cycle), tolerance=self.tolerance)
-        return row | dict.fromkeys(("lo_on_edge", "hi_on_edge", "optimum_on_edge"), False) if cycle else row
+        if cycle == 0:
+            return row
+        if cycle != self.target:
+            return row | dict.fromkeys(("lo_on_edge", "hi_on_edge", "optimum_on_edge"), False)
+        lowest = min(of_cycle(rows, cycle)["max_lr"].to_pylist())  # eps itself: delta has no lower edge
+        return row | {"lo_on_edge": False, "optimum_on_edge": row["optimum_on_edge"] and row["max_lr"] > lowest}
 
     def trainings(self, cycle_count: int) -> Trainings:
         """See `complexity.trainings`: 2 n + (k - 1), times the number of seeds."""
@@ -129,21 +136,28 @@ def tune_strategy(
     q: float = 1.0,
     beta: float = 5.0,
     num_rates: int | None = None,
-    num_rounds: int = 4,
+    num_rounds: int | None = None,
     seed: int = 0,
 ) -> CoordinateWise:
-    """The strategy for an experiment, whose last cycle is the target; ranges are the grid's by default.
+    """The strategy for an experiment, whose last cycle is the target; ranges are the grid's by default, rounds up to 4.
 
     CurveError for ranges or a shape that cannot be used, ExperimentError for an experiment that cannot be tuned.
     """
     candidates = experiment.candidates(0)
     if experiment.peaks is not None:
         raise ExperimentError("peaks: the experiment fixes every max_lr, so there is nothing to tune; leave them out")
+    if experiment.search.strategy != "grid":
+        raise ExperimentError(
+            f"search.strategy: found {experiment.search.strategy}, but tuning proposes its own rates; leave search out"
+        )
     if experiment.pruning.cycles < 1:
         raise ExperimentError("pruning.cycles: tuning needs a pruned network to tune delta on; found 0 cycles")
     num_rates = len(candidates) if num_rates is None else num_rates
-    if num_rates < 2 or not 1 <= num_rounds <= num_rates:
-        raise ExperimentError(f"expected two rates or more, in 1 to {num_rates} rounds, found {num_rounds}")
+    if num_rates < 2:
+        raise ExperimentError(f"rates (--rates): expected two or more, found {num_rates}")
+    num_rounds = min(ROUNDS, num_rates // 2) if num_rounds is None else num_rounds
+    if not 1 <= num_rounds <= num_rates:
+        raise ExperimentError(f"rounds (--rounds): expected 1 to {num_rates}, the number of rates, found {num_rounds}")
     eps = (min(candidates), max(candidates)) if eps is None else eps
     delta = (0.0, max(candidates)) if delta is None else delta
     for name, (low, high), least in (("eps", eps, LEAST_RATE), ("delta", delta, 0.0)):
@@ -171,3 +185,8 @@ def tune_strategy(
             f"{beta:g}: delta cannot be seen there; take more cycles (--set pruning.cycles=...), or a smaller q"
         )
     return strategy
+
+
+def within(axis: Axis, told: Sequence[Told]) -> list[Told]:
+    """What was tried on an axis: at the target eps itself is tried too, and may lie below."""
+    return [each for each in told if axis.low <= each.numbers["max_lr"] <= axis.high]

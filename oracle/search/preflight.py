@@ -134,7 +134,9 @@ def check_folder(folder: Folder, experiment: Experiment) -> str | None:
                 "experiment. They differ in\n  " + "\n  ".join(differ)
             )
     by_table = (not told or bool(told & {own, old})) and oracle_hash(folder) == experiment.hash
-    if own not in told and not (there is None and by_table):
+    # Trials of cycle 0 may be of both: they know no later peak.
+    is_of_there = there is not None and Lineages(experiment=there).after([]) in told and not by_table
+    if (own not in told and not (there is None and by_table)) or is_of_there:
         raise FolderError(why)
     if not by_table:
         _check_covers(folder, experiment)

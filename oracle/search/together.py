@@ -25,6 +25,7 @@ from oracle.search.preflight import Prepared, check_folder, prepare
 from oracle.search.run import How, opened, search
 from oracle.search.strategies import Strategy
 from oracle.storage import Folder
+from oracle.training.backends import default_device
 
 WAKE_SECONDS = 0.2  # between two looks at the threads, so that Ctrl-C is heard
 
@@ -62,6 +63,8 @@ def run_together(searches: Sequence[Search], *, launch: Launch, cancel: CancelTo
     for each, folder in zip(searches, folders, strict=True):
         first = prepared[0] if prepared else None
         prepared.append(prepare(each.experiment, launch, folder=folder, strategy=each.strategy, beside=first))
+    for ready in prepared:
+        ready.backend(default_device().type)  # refuses one that cannot be, before anything is trained
     keys = {data_key(each.experiment) for each in prepared}
     if len(keys) > 1:
         raise ExperimentError("searches that run together must read the same data: `data` and precision differ")
