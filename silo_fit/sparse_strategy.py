@@ -18,7 +18,7 @@ from oracle.runs.tables import Row
 from oracle.search.intervals import find_interval
 from oracle.search.rounds import Trainings, every, of_cycle, without
 from oracle.search.strategies import Strategy, first_round, make_strategy
-from search_spaces.grids import LEAST_RATE, MOST_RATE
+from search_spaces.grids import LEAST_RATE
 from search_spaces.silo import RECOMMENDED
 from silo_fit.curve import SiloCurve, shape
 from silo_fit.fit import fit
@@ -33,10 +33,10 @@ LIKELY_SEARCHED = 8  # cycles that `auto` searches
 class Sparse:
     """Searches some cycles with another strategy, and trains the others once, at the fitted curve's value.
 
-    Before two cycles are searched, the others take the last optimum. Where the value diverges with any seed, the cycle is
-    searched after all. `cycles` None: cycle 0 is searched, and then each cycle at which the curve is still open. It is open
-    where, of the curves that hit as many of the searched intervals as any, fewer than `sure` would have the fit's value in
-    their own interval; intervals are taken to be as wide, in ratio, as the last one.
+    Before two cycles are searched, the others take the last optimum; none exceeds `highest`. Where the value diverges with
+    any seed, the cycle is searched after all. `cycles` None: cycle 0 is searched, and then each cycle at which the curve is
+    still open. It is open where, of the curves that hit as many of the searched intervals as any, fewer than `sure` would
+    have the fit's value in their own interval; intervals are taken to be as wide, in ratio, as the last one.
     """
 
     name: ClassVar[str] = "sparse"
@@ -46,7 +46,7 @@ class Sparse:
     seeds: tuple[int, ...]
     tolerance: float  # fraction of accuracy
     pruning_rate: float
-    highest: float  # max_lr of the grid, which no curve is taken to exceed
+    highest: float  # max_lr of the grid
     sure: float = SURE
 
     @property
@@ -63,7 +63,7 @@ class Sparse:
             return self.base.next_trials(*_of_base(cycle, rows))
         if not tried:
             known = self._intervals(cycle, rows)
-            value = _value(known, cycle)
+            value = _value(known, cycle, self.highest)
             if self.cycles is None and share_within(known, cycle, value, highest=self.highest) < self.sure:
                 return self.base.next_trials(*_of_base(cycle, rows))
             return every([value], self.seeds)
@@ -101,11 +101,11 @@ class Sparse:
         return parse_intervals(table, pruning_rate=self.pruning_rate)
 
 
-def _value(known: Intervals, cycle: int) -> float:
-    """What a cycle is trained at that is not searched."""
+def _value(known: Intervals, cycle: int, highest: float) -> float:
+    """What a cycle is trained at that is not searched: the fit may rise far beyond what was tried, and is held there."""
     last = float(known.max_lr[-1])
-    value = fitted(known)(cycle) if len(known.cycles) > 1 else last
-    return value if LEAST_RATE <= value <= MOST_RATE else last
+    value = min(fitted(known)(cycle), highest) if len(known.cycles) > 1 else last
+    return value if value >= LEAST_RATE else last
 
 
 def _of_base(cycle: int, rows: pa.Table) -> tuple[int, pa.Table]:

@@ -31,7 +31,7 @@ class Axis:
         """So many values, evenly spaced from end to end; a single one in the middle, or where both ends are the same.
 
         >>> Axis(low=0.01, high=1, log=True).spaced(3)
-        [0.01, 0.1, 1.0]
+        [0.01, 0.1, 1]
         """
         parts = [0.5] if num == 1 or self.low == self.high else [index / (num - 1) for index in range(num)]
         return [self.at(part) for part in parts]

@@ -218,12 +218,13 @@ def test_image_error_is_near_0_where_no_image_favours_an_arm():
         image_error(answers(right, (seeds, cycles), generator), answers(right, (seeds, cycles), generator))
         for _ in range(50)
     ]
+    told = [each for each in found if each is not None]
     noise = math.sqrt(np.mean((2 * right * (1 - right) / cycles) ** 2))  # variance of one seed's difference at an image
     # A mean product over S (S - 1) / 2 pairs has a standard deviation of noise * sqrt(2 / (S (S - 1) images)): four.
     limit = math.sqrt(4 * noise * math.sqrt(2 / (seeds * (seeds - 1) * images)) / images)
-    assert max(found) < limit
+    assert max(told) < limit
     assert limit < math.sqrt(noise / images) / 3  # the seeds' own noise is far larger, and is not counted
-    assert min(found) == 0.0  # half of the products are negative
+    assert 10 < found.count(None) < 40  # half of the products are negative, and say nothing
 
 
 def test_image_error_is_the_planted_one_where_images_favour_an_arm():
@@ -243,7 +244,7 @@ def test_image_error_is_the_planted_one_where_images_favour_an_arm():
 def test_image_error_is_not_told_by_one_seed_or_one_image():
     assert image_error(np.ones((1, 3, 9), dtype=bool), np.zeros((1, 3, 9), dtype=bool)) is None
     assert image_error(np.ones((2, 3, 1), dtype=bool), np.zeros((2, 3, 1), dtype=bool)) is None
-    assert image_error(np.ones((2, 3, 9), dtype=bool), np.zeros((2, 3, 9), dtype=bool)) == 0.0
+    assert image_error(np.ones((2, 3, 9), dtype=bool), np.zeros((2, 3, 9), dtype=bool)) is None  # nor where none differ
 
 
 # Several tests at once.
@@ -331,7 +332,3 @@ def test_equal_arms_whose_interval_leaves_out_0_are_a_little_apart():
     assert (
         planted(-0.002, 0.001, 5).sentence("A", "B").startswith("A equals B within half a point, a little below: -0.2")
     )
-
-
-def test_error_of_images_that_two_digits_do_not_show_is_told_in_words():
-    assert difference(0.0, 0.1, image_se=0.0).images_in_words().endswith("too little to be told from what the seeds do")

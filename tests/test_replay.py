@@ -106,7 +106,7 @@ def test_peaks_are_the_curves_the_optima_and_the_first_optimum(oracle: Path) -> 
     curve = SiloCurve(eps=0.02, delta=0.4, q=0, beta=3, pruning_rate=0.2)
     assert len(set(optima)) > 1  # else a constant could not be told from them
     assert {arm.name: arm.peaks for arm in plan.arms} == {
-        SILO: (0.02, curve(1), curve(2)),
+        SILO: (0.02, *(float(f"{curve(cycle):.6g}") for cycle in (1, 2))),
         ORACLE: tuple(optima),
         CONSTANT: (optima[0],) * 3,
     }
@@ -289,9 +289,9 @@ def test_constant_that_diverges_is_told_and_the_others_are_compared(oracle: Path
     found = replay(plan, str(tmp_path), launch=LOCAL)
     assert [found.differences[pair] is None for pair in PAIRS] == [False, True, True]
     assert found.differences[SILO, ORACLE].num_cycles == 3
-    told_of = "constant 1000 diverged at cycle 0, max_lr 1000 with seeds 2, 3, and could not go on"
-    assert told_of in found.notes
-    assert not any("constant max_lr of" in note for note in found.notes)
+    told_of = "a constant max_lr of 1000 diverged at cycle 0, max_lr 1000 with seeds 2, 3, and could not go on"
+    for arm in ("SILO", "the Oracle"):
+        assert f"no comparison of {arm} and a constant max_lr of 1000 to the end: {told_of}" in found.notes
     lacking = {"max_lr": DIVERGING, "test_accuracy": None, "test_accuracy_std": None}
     assert [row[CONSTANT] for row in found.rows()] == [lacking] * 3
     assert json.loads(json.dumps(found.as_dict(), allow_nan=False))["differences"]["silo-constant"] is None
@@ -302,7 +302,7 @@ def test_constant_that_diverges_is_told_and_the_others_are_compared(oracle: Path
 def test_curve_that_diverges_at_once_leaves_nothing_to_say_of_it(oracle: Path, tmp_path: Path) -> None:
     plan = plan_replay(str(oracle), curve=given_curve(f"eps={DIVERGING},delta=0").make)
     found = replay(plan, str(tmp_path), launch=LOCAL)
-    assert found.verdict == "SILO cannot be compared to the Oracle: one of them diverged at cycle 0"
+    assert found.verdict.startswith("no comparison of SILO and the Oracle to the end: SILO diverged at cycle 0")
     assert [found.differences[pair] is None for pair in PAIRS] == [True, True, False]
 
 
@@ -539,3 +539,42 @@ def test_folder_beside_another_has_its_name_with_something_behind(
     monkeypatch.chdir(here)
     monkeypatch.setenv("HOME", "/home/somebody")
     assert file_beside(folder, "-replay") == beside.format(here=here, above=here.parent, home="/home/somebody")
+
+
+def test_curve_that_diverges_late_never_equals_the_oracle(oracle: Path, tmp_path: Path) -> None:
+    plan = plan_replay(str(oracle), curve=given_curve("eps=0.1,delta=1e9,q=1,beta=5").make)
+    found = replay(plan, str(tmp_path), launch=LOCAL)
+    assert found.differences[SILO, ORACLE].num_cycles == 2
+    assert found.verdict.startswith("no comparison of SILO and the Oracle to the end: SILO diverged at cycle 2")
+
+
+def test_same_peaks_are_no_evidence(oracle: Path, tmp_path: Path) -> None:
+    optima = read_oracle(oracle)["max_lr"].to_pylist()
+    plan = plan_replay(str(oracle), curve=given_curve(f"eps={optima[0]!r},delta=0").make)
+    found = replay(plan, str(tmp_path), launch=LOCAL)
+    assert found.notes[0].startswith("SILO and a constant max_lr of")
+    assert found.notes[0].endswith("have the same peaks, so there is nothing to tell apart")
+
+
+def test_another_curve_in_the_same_folder_is_refused_and_harms_nothing(oracle: Path, tmp_path: Path) -> None:
+    plans = [
+        plan_replay(str(oracle), curve=given_curve(f"eps=0.1,delta={delta},q=0,beta=3").make) for delta in (0.1, 0.3)
+    ]
+    found = replay(plans[0], str(tmp_path), launch=LOCAL)
+    with pytest.raises(FolderError, match="peaks"):
+        replay(plans[1], str(tmp_path), launch=LOCAL)
+    assert read_trials(tmp_path / SILO).equals(found.trained.trials[SILO])
+
+
+def test_arms_have_no_seed_that_their_curve_was_found_with(oracle: Path) -> None:
+    plan = plan_replay(str(oracle), curve=LEVEL, used_seeds=[3, 17])
+    assert set(plan.arms[0].experiment.seeds) == {18, 19}
+    assert given_curve(str(oracle)).seeds() == [0, 1]
+    assert given_curve("paper:resnet20").seeds() == []
+
+
+def test_nothing_is_written_into_a_runs_own_folder(oracle: Path) -> None:
+    before = sorted(path.name for path in oracle.iterdir())
+    with pytest.raises(FolderError, match="is a run's own folder"):
+        replay(plan_replay(str(oracle), curve=LEVEL), str(oracle), launch=LOCAL)
+    assert sorted(path.name for path in oracle.iterdir()) == before

@@ -194,7 +194,7 @@ def test_adaptive_searches_inside_a_cycle_as_it_does_by_itself(tmp_path: Path) -
 def test_cycle_whose_value_diverges_is_searched_after_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr("silo_fit.sparse_strategy._value", lambda known, cycle: DIVERGING)
+    monkeypatch.setattr("silo_fit.sparse_strategy._value", lambda known, cycle, highest: DIVERGING)
     found = sparse_run(tmp_path, "pruning.cycles=2", *more, cycles=(0, 2))
     trials = read_trials(tmp_path).to_pylist()
     lost = [(row["cycle"], row["max_lr"]) for row in trials if row["outcome"] == "diverged"]
