@@ -250,7 +250,7 @@ class _Chains:
             on_edge=tuple(
                 name
                 for name, axis in self._axes.items()
-                if best.numbers[name] in (axis.low, axis.high) and axis.low < axis.high
+                if axis.low < axis.high and best.numbers[name] in {axis.low, axis.high} - {0.0}  # below 0 is nothing
             ),
         )
 

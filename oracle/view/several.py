@@ -22,6 +22,9 @@ from oracle.events import (
     TrialFinished,
 )
 from oracle.view.terminal import ETA_SECONDS, LINE_SECONDS, duration
+from oracle.view.words import counted
+
+MOST_LINES = 20  # runs that are shown at once, where there are more those that are not finished
 
 
 @dataclass(slots=True)
@@ -109,7 +112,7 @@ class SeveralView:
             done, of = (
                 sum(counts) for counts in zip(*((run.finished, run.cycles) for run in self._runs.values()), strict=True)
             )
-            runs = f"{len(self._runs)} run{'s' * (len(self._runs) != 1)}"
+            runs = counted(len(self._runs), "run")
             self._console.print(f"  {done} of {of} cycles of {runs} finished; {self._times()}", soft_wrap=True)
 
     def _times(self) -> str:
@@ -125,8 +128,13 @@ class SeveralView:
             table = Table(box=None, pad_edge=False, header_style="bold")
             for name in ("", "cycles", "", "val %"):
                 table.add_column(name, justify="left" if not table.columns else "right", no_wrap=True)
-            for name, run in self._runs.items():
+            shown = list(self._runs.items())
+            if len(shown) > MOST_LINES:
+                shown = [(name, run) for name, run in shown if run.fraction < 1][:MOST_LINES]
+            for name, run in shown:
                 cycles = f"{run.finished} of {run.cycles}" if run.cycles else "starting"
                 table.add_row(name, cycles, f"{run.fraction:.0%}", run.best)
+            hidden = len(self._runs) - len(shown)
+            more = [Text(f"and {counted(hidden, 'run')} more, done or waiting")] if hidden else []
             notes = [Text(note, style="yellow") for note in self.notes[-3:]]
-            return Group(table, Text(self._times()), *notes)
+            return Group(table, *more, Text(self._times()), *notes)
