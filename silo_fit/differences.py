@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy import stats
 
-from oracle.view.words import points
+from oracle.view.words import counted, points
 
 LEVEL = 0.95  # of the interval, and of each of the two one-sided tests
 POWER = 0.8  # with which as many seeds as are said to do would tell
@@ -103,13 +103,7 @@ class Difference:
         found, within = self.in_words(), points(self.tolerance)
         match self.outcome:
             case "equal":
-                wide = self.interval()
-                side = (
-                    ""
-                    if wide is None or wide[0] <= 0 <= wide[1]
-                    else f", a little {'above' if self.mean > 0 else 'below'}"
-                )
-                return f"{one} equals {other} within {within}{side}: {found}"
+                return f"{one} equals {other} within {within}{self._side()}: {found}"
             case "better" | "worse" as outcome:
                 return f"{one} is {outcome} than {other}: {found}"
         if self.std is None:
@@ -122,13 +116,18 @@ class Difference:
 
     def in_words(self) -> str:
         """The numbers, in points of accuracy."""
-        cycles = f"mean over {self.num_cycles} cycle{'s' * (self.num_cycles != 1)}"
-        interval, num = self.interval(), len(self.per_seed)
-        seeds = f"{num} seed{'s' * (num != 1)}"
-        spread = (
-            seeds if interval is None else f"95% interval {in_points(interval[0])} to {in_points(interval[1])}, {seeds}"
-        )
-        return f"{in_points(self.mean)} points of test accuracy ({cycles}; {spread})"
+        parts = [f"mean over {counted(self.num_cycles, 'cycle')}; "]
+        if (interval := self.interval()) is not None:
+            parts.append(f"95% interval {in_points(interval[0])} to {in_points(interval[1])}, ")
+        parts.append(counted(len(self.per_seed), "seed"))
+        return f"{in_points(self.mean)} points of test accuracy ({''.join(parts)})"
+
+    def _side(self) -> str:
+        """On which side of 0 the 95% interval lies, if on one."""
+        interval = self.interval()
+        if interval is None or interval[0] <= 0 <= interval[1]:
+            return ""
+        return f", a little {'above' if self.mean > 0 else 'below'}"
 
     def images_in_words(self) -> str | None:
         """What more test images would bring; None where that is not known."""

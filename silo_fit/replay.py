@@ -147,11 +147,9 @@ class Replayed:
         if not ended:
             assert found is not None
             return found.sentence(names[one], names[other])
-        rest = (
-            ""
-            if found is None
-            else f"; over the {counted(found.num_cycles, 'cycle')} before, of {cycles}, {found.in_words()}"
-        )
+        rest = ""
+        if found is not None:
+            rest = f"; over the {counted(found.num_cycles, 'cycle')} before, of {cycles}, {found.in_words()}"
         return f"no comparison of {names[one]} and {names[other]} to the end: {' and '.join(ended)}{rest}"
 
     @property
