@@ -100,7 +100,7 @@ def parse_estimates(
     if set(ends) == set(CERTAINTIES):
         _check_nested(ends, [labels[position] for position in order])
     if "possible" in ends and "sure" in ends and np.isnan([*ends["sure"], *ends["possible"]]).all():
-        ends = {}  # nothing was estimated: a run of one max_lr a cycle
+        ends = {}  # nothing was estimated
     _check_rest(columns, order, labels)
     curves = tuple(by_cycle.get(cycles[position]) for position in order)
     if not ends and not any(curves):

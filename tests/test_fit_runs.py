@@ -10,6 +10,7 @@ import pytest
 from test_report import browse
 
 from oracle.chain import run_oracle
+from oracle.errors import TableError
 from oracle.experiment import load_experiment
 from oracle.runs.tables import ESTIMATED, to_parquet
 from silo_fit.fit import fit
@@ -69,12 +70,11 @@ def test_a_run_whose_estimates_cannot_be_computed_is_fitted_all_the_same_and_tha
     assert any(notice.startswith("how sure the intervals are cannot be told: ") for notice in found.notices)
 
 
-def test_a_run_of_one_max_lr_a_cycle_has_no_estimates(tmp_path):
+def test_a_run_of_one_max_lr_a_cycle_has_nothing_to_fit(tmp_path):
     changes = ["pruning.cycles=1", "training.epochs=2", "peaks=0.1", "seeds=[0]"]
     run_oracle(load_experiment("digits-mlp", overrides=changes), str(tmp_path / "peaks"), executor="local")
-    intervals = read_intervals(tmp_path / "peaks")
-    assert intervals.estimates is None
-    assert intervals.lone(resolved=False) == (0, 1)
+    with pytest.raises(TableError, match="no cycle was searched, as one max_lr alone was trained at each"):
+        read_intervals(tmp_path / "peaks")
 
 
 def test_costs_are_those_of_the_whole_grid_however_little_of_it_was_tried(tmp_path):
