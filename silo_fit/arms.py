@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from oracle.errors import CurveError, ExperimentError, FolderError
 from oracle.events import CancelToken, Listener
 from oracle.execution.executors import Launch
 from oracle.experiment import Experiment, experiment_from_yaml
+from oracle.experiment.schema import MOST_SEEDS
 from oracle.runs.records import EXPERIMENT, read_trials
+from oracle.runs.summaries import training_seconds
 from oracle.runs.tables import TRIALS
 from oracle.search.together import Search, run_together
 from oracle.storage import Folder, file_within
@@ -30,7 +33,6 @@ from silo_fit.differences import Difference, image_error, paired
 COLUMNS = (
     "cycle", "seed", "max_lr", "outcome", "weights_remaining", "val_accuracy", "test_accuracy", "best_epoch", "seconds",
 )  # fmt: skip
-MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +85,6 @@ class TrainedArms:
 
     arms: tuple[Arm, ...]
     trials: Mapping[str, pa.Table]  # by arm: cycles that are finished, and the one in which it diverged
-    diverged: Mapping[str, str]  # why an arm ended early
     steps: int  # optimiser steps of one training
 
     @property
@@ -91,27 +92,38 @@ class TrainedArms:
         """Of every arm."""
         return tuple(sorted(self.arms[0].experiment.seeds))
 
+    @cached_property
+    def _rows(self) -> dict[str, list[dict[str, Any]]]:
+        return {name: table.to_pylist() for name, table in self.trials.items()}
+
     def finished(self, name: str) -> int:
         """Cycles from 0 on that an arm has finished with every seed."""
-        done = Counter(
-            row["cycle"]
-            for row in self.trials[name].select(["cycle", "outcome"]).to_pylist()
-            if row["outcome"] == "finished"
-        )
+        done = Counter(row["cycle"] for row in self._rows[name] if row["outcome"] == "finished")
         return next(cycle for cycle in itertools.count() if done[cycle] < len(self.seeds))
 
     def ended(self, name: str) -> str | None:
         """Where an arm diverged, in words; None where it did not."""
-        if name not in self.diverged:
+        lost = [row for row in self._rows[name] if row["outcome"] == "diverged"]
+        if not lost:
             return None
-        lost = [row for row in self.trials[name].to_pylist() if row["outcome"] == "diverged"]
-        where = f"at cycle {lost[0]['cycle']}, max_lr {lost[0]['max_lr']:.4g}" if lost else "early"
+        where = f"at cycle {lost[0]['cycle']}, max_lr {lost[0]['max_lr']:.4g}"
         seeds = ", ".join(str(row["seed"]) for row in lost)
         return f"diverged {where} with seed{'s' * (len(lost) != 1)} {seeds}, and could not go on"
 
     def accuracies(self, name: str, num_cycles: int | None = None) -> Float[ndarray, "S M"]:
         """An arm's test accuracy by seed and cycle, fractions; of its first cycles, by default all that it finished."""
         return np.array([[row["test_accuracy"] for row in rows] for rows in self._by_seed(name, num_cycles)])
+
+    def mean_at(self, name: str, cycle: int) -> tuple[float, float | None] | None:
+        """Mean test accuracy at a cycle, and its deviation over seeds; None where the arm did not get there."""
+        own = self.accuracies(name)[:, cycle : cycle + 1]
+        if not own.size:
+            return None
+        return float(own.mean()), float(own.std(ddof=1)) if own.size > 1 else None
+
+    def weights_remaining(self, name: str) -> dict[int, float]:
+        """By cycle, as far as an arm came; fractions."""
+        return {row["cycle"]: row["weights_remaining"] for row in self._rows[name]}
 
     def bits(self, name: str, num_cycles: int) -> Bool[ndarray, "S M I"] | None:
         """Which test images an arm had right at its first cycles; None where its rows do not tell."""
@@ -129,7 +141,7 @@ class TrainedArms:
 
     def _by_seed(self, name: str, num_cycles: int | None) -> list[list[dict[str, Any]]]:
         cycles = range(self.finished(name) if num_cycles is None else num_cycles)
-        rows = {(row["seed"], row["cycle"]): row for row in self.trials[name].to_pylist()}
+        rows = {(row["seed"], row["cycle"]): row for row in self._rows[name]}
         return [[rows[seed, cycle] for cycle in cycles] for seed in self.seeds]
 
     def difference(self, one: str, other: str, *, tolerance: float) -> Difference | None:
@@ -150,7 +162,7 @@ class TrainedArms:
     @property
     def seconds(self) -> float:
         """That all trainings took, one after the other."""
-        return float(sum(sum(filter(None, table["seconds"].to_pylist())) for table in self.trials.values()))
+        return sum(map(training_seconds, self.trials.values()))
 
     def table(self) -> pa.Table:
         """All trainings, a row each: arm, and `COLUMNS` as in a run's trials."""
@@ -184,7 +196,6 @@ def train_arms(
     return TrainedArms(
         arms=tuple(arms),
         trials={arm.name: trials_of(file_within(out, arm.name)) for arm in arms},
-        diverged={name: each.diverged for name, each in ended.items() if each.diverged is not None},
         steps=next(iter(ended.values())).steps,
     )
 

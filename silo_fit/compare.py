@@ -6,7 +6,7 @@ the experiment's grid; all arms then train from fresh seeds, that nothing was ch
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -163,29 +163,22 @@ class Compared:
             return ()
         means = np.array([self.trained.accuracies(arm.name).mean(axis=1) for arm in whole])  # [arms, seeds]
         ranks = stats.rankdata(-means, axis=0).mean(axis=1)
-        found = []
-        for arm, own, rank in zip(whole, means, ranks, strict=True):
-            other = None
-            if arm.name != SILO and SILO in {each.name for each in whole}:
-                other = self.trained.difference(arm.name, SILO, tolerance=self.comparison.tolerance)
-            found.append(
-                Standing(
-                    arm=arm,
-                    accuracy=float(own.mean()),
-                    rank=float(rank),
-                    difference=other,
-                    p_value=other.p_value if other else None,
-                )
+        others = [arm.name for arm in whole if arm.name != SILO] if SILO in {arm.name for arm in whole} else []
+        differences = {
+            name: self.trained.difference(name, SILO, tolerance=self.comparison.tolerance) for name in others
+        }
+        tested = {name: each.p_value for name, each in differences.items() if each and each.p_value is not None}
+        raised = dict(zip(tested, adjusted(list(tested.values())), strict=True))
+        found = [
+            Standing(
+                arm=arm,
+                accuracy=float(own.mean()),
+                rank=float(rank),
+                difference=differences.get(arm.name),
+                p_value=raised.get(arm.name),
             )
-        tested = [each for each in found if each.p_value is not None]
-        raised = dict(
-            zip(
-                [each.arm.name for each in tested],
-                adjusted([each.p_value for each in tested if each.p_value is not None]),
-                strict=True,
-            )
-        )
-        found = [replace(each, p_value=raised.get(each.arm.name)) for each in found]
+            for arm, own, rank in zip(whole, means, ranks, strict=True)
+        ]
         return tuple(sorted(found, key=lambda each: (each.rank, -each.accuracy)))
 
     @property
@@ -230,13 +223,6 @@ class Compared:
         """That AutoLRS takes in each training to try rates."""
         return extra_steps(self.trained.steps) if self.comparison.autolrs else 0
 
-    def accuracy_at(self, arm: Arm, cycle: int) -> tuple[float, float | None] | None:
-        """Mean test accuracy and its deviation over seeds; None where the arm did not get there."""
-        own = self.trained.accuracies(arm.name)[:, cycle : cycle + 1]
-        if not own.size:
-            return None
-        return float(own.mean()), float(own.std(ddof=1)) if own.size > 1 else None
-
     def as_dict(self) -> dict[str, Any]:
         """For JSON; fractions of accuracy."""
         cycles = range(self.comparison.experiment.pruning.cycles + 1)
@@ -249,7 +235,7 @@ class Compared:
                     "arm": arm.name,
                     "label": arm.label,
                     "peaks": arm.peaks,
-                    "test_accuracy": [self.accuracy_at(arm, cycle) for cycle in cycles],
+                    "test_accuracy": [self.trained.mean_at(arm.name, cycle) for cycle in cycles],
                     "mean": own and own.accuracy,
                     "rank": own and own.rank,
                     "difference_to_silo": own and own.difference and own.difference.as_dict(),
@@ -293,13 +279,12 @@ class Compared:
             for arm in order
         ]
         differences = [each.difference for each in self.standings]
-        weights = {row["cycle"]: row["weights_remaining"] for row in self.trained.trials[order[0].name].to_pylist()}
         picture = draw_comparison(
             lines,
             [None if each is None else (each.mean, each.interval()) for each in differences],
             tolerance=self.comparison.tolerance,
             title=f"{self.comparison.experiment.name}: {self.verdict}",
-            weights_remaining=weights,
+            weights_remaining=self.trained.weights_remaining(order[0].name),
         )
         folder.write_if_changed(PICTURE, picture)
 

@@ -14,7 +14,6 @@ NAMES = ("eps", "delta", "q", "beta")
 class GivenCurve:
     """A curve that still lacks the pruning rate."""
 
-    text: str  # as it was given
     make: Callable[[float], SiloCurve]  # from the fraction of the remaining weights removed per cycle
     seeds: Callable[[], list[int]] = list  # that it was found with, where a search's folder tells
 
@@ -28,7 +27,7 @@ def given_curve(text: str) -> GivenCurve:
     'eps 0.03, delta 0.04, q 1, beta 5'
     """
     if "=" not in text or "/" in text:
-        return GivenCurve(text, lambda pruning_rate: _fitted(text, pruning_rate), lambda: _seeds_of(text))
+        return GivenCurve(lambda pruning_rate: _fitted(text, pruning_rate), lambda: _seeds_of(text))
     given: dict[str, float] = {}
     for part in text.split(","):
         name, _, value = (each.strip() for each in part.partition("="))
@@ -46,7 +45,7 @@ def given_curve(text: str) -> GivenCurve:
     if missing:
         raise CurveError(f"curve {text!r}: {' and '.join(missing)} missing; expected eps=NUMBER,delta=NUMBER")
     SiloCurve(**numbers, pruning_rate=0.5)  # refuses them at once
-    return GivenCurve(text, lambda pruning_rate: SiloCurve(**numbers, pruning_rate=pruning_rate))
+    return GivenCurve(lambda pruning_rate: SiloCurve(**numbers, pruning_rate=pruning_rate))
 
 
 def _fitted(source: str, pruning_rate: float) -> SiloCurve:

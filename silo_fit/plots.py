@@ -99,7 +99,7 @@ def draw_comparison(
     *,
     tolerance: float,
     title: str,
-    weights_remaining: Mapping[int, float | None],
+    weights_remaining: Mapping[int, float],
 ) -> bytes:
     """Test accuracy by cycle, and each arm's difference to SILO with its 95% interval; the best arm first.
 

@@ -139,9 +139,7 @@ def print_compared(found: "Compared", out: str, notes: Sequence[str], cycles: Se
         console.print(note)
     console.print()
     shown = _spread(last) if cycles is None else list(cycles)
-    weights = {
-        row["cycle"]: row["weights_remaining"] for row in found.trained.trials[found.trained.arms[0].name].to_pylist()
-    }
+    weights = found.trained.weights_remaining(SILO)
     head = ["test %, at weights %", *(_accuracy(weights.get(cycle)) for cycle in shown)]
     _print_table(
         console,
@@ -165,7 +163,7 @@ def print_compared(found: "Compared", out: str, notes: Sequence[str], cycles: Se
 
 
 def _standing(found: "Compared", each: "Standing", cycles: Sequence[int]) -> list[str]:
-    cells = [found.accuracy_at(each.arm, cycle) for cycle in cycles]
+    cells = [found.trained.mean_at(each.arm.name, cycle) for cycle in cycles]
     other = each.difference
     interval = None if other is None else other.interval()
     return [

@@ -172,17 +172,12 @@ class Replayed:
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a cycle: weights remaining, and each arm's max_lr and mean test accuracy with its deviation."""
-        accuracies = {arm.name: self.trained.accuracies(arm.name) for arm in self.replay.arms}
         found = []
         for cycle, searched in enumerate(self.replay.rows):
             row: dict[str, Any] = {"cycle": cycle, "weights_remaining": searched["weights_remaining"]}
             for arm in self.replay.arms:
-                own = accuracies[arm.name][:, cycle : cycle + 1]  # empty where it had diverged before
-                row[arm.name] = {
-                    "max_lr": arm.peaks[cycle],
-                    "test_accuracy": float(own.mean()) if own.size else None,
-                    "test_accuracy_std": float(own.std(ddof=1)) if own.size > 1 else None,
-                }
+                mean, std = self.trained.mean_at(arm.name, cycle) or (None, None)
+                row[arm.name] = {"max_lr": arm.peaks[cycle], "test_accuracy": mean, "test_accuracy_std": std}
             found.append(row | {"oracle_in_sample": searched["test_accuracy"]})
         return found
 

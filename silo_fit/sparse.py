@@ -1,7 +1,7 @@
 """A sparse Oracle, run and told of: what its fit hits, and what it saves against a full one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ from oracle.events import CancelToken, Listener
 from oracle.execution.executors import Launch
 from oracle.experiment import Experiment, differences
 from oracle.runs.records import opened, read_experiment, read_trials
+from oracle.runs.summaries import training_seconds
 from oracle.runs.tables import Row, oracle_rows
 from oracle.search.run import run_oracle
 from silo_fit.fit import fit
@@ -31,7 +32,7 @@ class Cost:
     @classmethod
     def of(cls, trials: pa.Table) -> "Cost":
         """Of a run's trials."""
-        return cls(trainings=trials.num_rows, seconds=float(sum(filter(None, trials["seconds"].to_pylist()))))
+        return cls(trainings=trials.num_rows, seconds=training_seconds(trials))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,11 +108,7 @@ def run_sparse(
     run_oracle(
         experiment,
         out,
-        executor=launch.executor,
-        address=launch.address,
-        slots=launch.slots,
-        backend=launch.backend,
-        pack_size=launch.pack_size,
+        **asdict(launch),
         strategy=strategy,
         listeners=listeners,
         cancel=cancel,
@@ -169,9 +166,7 @@ def _compare(source: str, full: Intervals, found: Fit, searched: set[int], num_c
     if not cycles:
         return None
     rest = full.at(cycles)
-    constant = type(found.curve)(
-        eps=found.rivals.constant_max_lr, delta=0.0, q=1.0, beta=5.0, pruning_rate=full.pruning_rate
-    )
+    constant = replace(found.curve, eps=found.rivals.constant_max_lr, delta=0.0)
     by_kind = [hits_by_kind(rest, curve) for curve in (found.curve, constant, fit(full).curve)]
     trials = read_trials(source)
     silo, level, own = ({kind: hits for kind, (hits, _) in counts.items()} for counts in by_kind)

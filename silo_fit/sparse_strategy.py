@@ -83,12 +83,11 @@ class Sparse:
 
     def trainings(self, cycle_count: int) -> Trainings:
         """Every search is taken to cost what the first one does."""
-        cycles = range(cycle_count)
-        most = cycle_count if self.cycles is None else len([cycle for cycle in self.cycles if cycle in cycles])
-        searched = min(cycle_count, LIKELY_SEARCHED) if self.cycles is None else most
-        one = len(first_round(self.base))
-        likely = searched * one + (cycle_count - searched) * len(self.seeds)
-        return Trainings(least=min(likely, cycle_count * one), likely=likely, most=None, rounds=cycle_count)
+        one, seeds = len(first_round(self.base)), len(self.seeds)
+        named = min(cycle_count, LIKELY_SEARCHED) if self.cycles is None else len(self.cycles)
+        least = 1 if self.cycles is None else named
+        likely, fewest = (searched * one + (cycle_count - searched) * seeds for searched in (named, least))
+        return Trainings(least=fewest, likely=likely, most=None, rounds=cycle_count)
 
     def _intervals(self, cycle: int, rows: pa.Table) -> Intervals:
         """Those of the searched cycles before this one."""

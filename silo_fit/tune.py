@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from oracle.errors import CurveError, DivergedError
@@ -92,11 +92,7 @@ def tune(
     run_oracle(
         experiment,
         chain,
-        executor=launch.executor,
-        address=launch.address,
-        slots=launch.slots,
-        backend=launch.backend,
-        pack_size=launch.pack_size,
+        **asdict(launch),
         strategy=strategy,
         listeners=[*listeners, keep],
         cancel=cancel,

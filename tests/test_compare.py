@@ -185,8 +185,7 @@ def planted(accuracies: dict[str, list[list[float | None]]], **more: Any) -> Com
             for cycle, value in enumerate(values)
         ]
         tables[name] = pa.Table.from_pylist(rows, schema=TRIALS)
-    lost = {name: "planted" for name, by_seed in accuracies.items() if any(None in values for values in by_seed)}
-    trained_arms = TrainedArms(arms=arms, trials=tables, diverged=lost, steps=9)
+    trained_arms = TrainedArms(arms=arms, trials=tables, steps=9)
     return Compared(comparison=plan, rates=rates, left_out=(), trained=trained_arms, num_searched=0)
 
 

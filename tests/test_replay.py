@@ -321,8 +321,7 @@ def planted(accuracies: dict[str, list[list[float | None]]]) -> TrainedArms:
         tables[name] = pa.Table.from_pylist(rows, schema=TRIALS)
     experiment = with_peaks(tiny, [0.1, 0.1, 0.1], seeds=range(num_seeds))
     arms = tuple(Arm(name=name, label=name.upper(), experiment=experiment) for name in accuracies)
-    lost = {name: "planted" for name, by_seed in accuracies.items() if any(None in values for values in by_seed)}
-    return TrainedArms(arms=arms, trials=tables, diverged=lost, steps=3)
+    return TrainedArms(arms=arms, trials=tables, steps=3)
 
 
 def test_two_arms_are_compared_over_the_cycles_that_both_have_finished_with_every_seed() -> None:

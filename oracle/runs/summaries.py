@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import pyarrow as pa
+
 SMALLEST_CLIP = 0.05  # fraction of accuracy: a smaller one would give noise the colours of failures
 
 
@@ -65,6 +67,11 @@ def _by_seed(trials: Any) -> dict[tuple[int, float], dict[int, float]]:
         accuracy = row["val_accuracy"] if row["outcome"] == "finished" else math.nan
         found[row["cycle"], row["max_lr"]][row["seed"]] = accuracy
     return found
+
+
+def training_seconds(trials: pa.Table) -> float:
+    """What all trainings took, one after the other; those that do not tell count nothing."""
+    return math.fsum(filter(None, trials["seconds"].to_pylist()))
 
 
 def clip_of_gaps(tolerance: float | None = None) -> float:

@@ -64,11 +64,11 @@ def run_oracle(
     launch = Launch(executor=executor, address=address, slots=slots, backend=backend, pack_size=pack_size)
     how = How(launch=launch, carry=carry, checkpoint_seconds=checkpoint_seconds)
     if peaks is not None:
-        experiment = with_peaks(experiment, peaks)
+        experiment = _with_peaks(experiment, peaks)
     _check_until_sure(experiment, until_sure, max_seeds)
     folder = Folder(out)
     prepared = prepare(experiment, launch, folder=folder, strategy=strategy)
-    with opened(folder, how.runner(prepared)) as runner:
+    with locked(folder, how.runner(prepared)) as runner:
         restored = check_folder(folder, prepared.experiment)  # again: starting a cluster takes seconds
         deciding = _deciding(prepared, folder, until_sure, max_seeds)
         tell = Broadcast([EventLog(folder), *listeners])
@@ -97,7 +97,7 @@ class How:
 
 
 @contextlib.contextmanager
-def opened(folder: Folder, runner: Executor) -> Iterator[Executor]:
+def locked(folder: Folder, runner: Executor) -> Iterator[Executor]:
     """A folder locked for whoever trains; workers end before another search may begin there."""
     with contextlib.ExitStack() as lock, contextlib.closing(runner):
         lock.enter_context(folder.lock())
@@ -225,7 +225,7 @@ def _begin_or_go_on(prepared: Prepared, runner: Executor, launch: Launch, folder
     return settings
 
 
-def with_peaks(experiment: Experiment, peaks: Sequence[float]) -> Experiment:
+def _with_peaks(experiment: Experiment, peaks: Sequence[float]) -> Experiment:
     """The experiment with one max_lr a cycle in place of a search. ExperimentError where they cannot be."""
     try:
         numbers = [None if isinstance(peak, str | bool) else float(peak) for peak in peaks]

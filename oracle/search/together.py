@@ -22,7 +22,7 @@ from oracle.experiment import Experiment
 from oracle.runs.event_log import EventLog
 from oracle.runs.records import read_oracle
 from oracle.search.preflight import Prepared, check_folder, prepare
-from oracle.search.run import How, opened, search
+from oracle.search.run import How, locked, search
 from oracle.search.strategies import Strategy
 from oracle.storage import Folder
 from oracle.training.backends import default_device
@@ -68,7 +68,7 @@ def run_together(searches: Sequence[Search], *, launch: Launch, cancel: CancelTo
     keys = {data_key(each.experiment) for each in prepared}
     if len(keys) > 1:
         raise ExperimentError("searches that run together must read the same data: `data` and precision differ")
-    with contextlib.ExitStack() as locks, opened(folders[0], how.runner(prepared[0])) as runner:
+    with contextlib.ExitStack() as locks, locked(folders[0], how.runner(prepared[0])) as runner:
         for folder in folders[1:]:
             locks.enter_context(folder.lock())
         gathering = _Gathering(runner, len(searches), cancel)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from oracle.errors import FolderError
-from oracle.runs.summaries import best_accuracies, clip_of_gaps, mean_accuracies
+from oracle.runs.summaries import best_accuracies, clip_of_gaps, mean_accuracies, searched_cycles
 
 if "MPLCONFIGDIR" not in os.environ:  # else matplotlib keeps its fonts' list in the home folder; making it takes 0.1 s
     _SCRATCH = tempfile.TemporaryDirectory(prefix="oracle-matplotlib-")
@@ -26,19 +26,24 @@ def draw(trials: pa.Table, oracle: pa.Table, *, title: str) -> bytes:
     """A PNG. `trials` and `oracle` as `oracle.records` reads them; cycles without a row are drawn without interval.
 
     Colour: the gap of a candidate's mean validation accuracy to the best of its cycle, clipped (`clip_of_gaps`); a cross
-    marks candidates that diverged with a seed. Raises FolderError where there are no trials yet.
+    marks candidates that diverged with a seed. Cycles at which one max_lr alone was trained have no interval. Raises
+    FolderError where there are no trials yet.
     """
     if trials.num_rows == 0:
         raise FolderError("there is nothing to draw yet: no trial is finished")
     figure = new_figure(10, 5.5)
     axes = figure.add_subplot()
-    means = mean_accuracies(trials)
+    means, rows = mean_accuracies(trials), oracle.to_pylist()
+    searched = set(searched_cycles(trials)) or {
+        cycle for cycle, _ in means
+    }  # or nothing was, as in a run of fixed peaks
+    alone = {cycle: max_lr for cycle, max_lr in means if cycle not in searched}
+    means = {key: mean for key, mean in means.items() if key[0] in searched}
     rates = sorted({max_lr for _, max_lr in means})
-    cycles = sorted({cycle for cycle, _ in means})
+    cycles = sorted({*searched, *alone})
     grid = np.full((len(rates), len(cycles)), np.nan)
     for (cycle, max_lr), mean in means.items():
         grid[rates.index(max_lr), cycles.index(cycle)] = mean
-    rows = oracle.to_pylist()
     best = best_accuracies(trials)
     gaps = np.array([best[cycle] for cycle in cycles]) - grid
     even = len(rates) > 2 and np.allclose(np.diff(rates), rates[1] - rates[0])
@@ -56,17 +61,27 @@ def draw(trials: pa.Table, oracle: pa.Table, *, title: str) -> bytes:
     if crosses:
         axes.plot(*zip(*crosses, strict=True), "x", color="0.45", markersize=4, label="diverged", linestyle="none")
     tolerance = float((oracle.schema.metadata or {}).get(b"tolerance", b"0.005"))
-    for row in rows:
+    framed = [row for row in rows if row["cycle"] in searched]
+    for row in framed:
         lo, hi = edges[_cell(edges, row["lo"])], edges[_cell(edges, row["hi"]) + 1]
         axes.plot(
             [row["cycle"] - 0.5, row["cycle"] + 0.5, row["cycle"] + 0.5, row["cycle"] - 0.5, row["cycle"] - 0.5],
             [lo, lo, hi, hi, lo],
             color="black",
             linewidth=1.8,
-            label=f"within {100 * tolerance:g} points of the best" if row is rows[0] else None,
+            label=f"within {100 * tolerance:g} points of the best" if row is framed[0] else None,
         )
     _draw_ranges(axes, rows)
     axes.plot([row["cycle"] for row in rows], [row["max_lr"] for row in rows], "o-", color="red", label="optimum")
+    if alone:
+        axes.plot(
+            list(alone),
+            list(alone.values()),
+            "o",
+            color="red",
+            markerfacecolor="white",
+            label="trained at, not searched",
+        )
     _label(axes, rows, cycles, title)
     return png(figure)
 
