@@ -269,7 +269,7 @@ def test_one_seed_has_ranks_and_no_tests() -> None:
         ("silo", 2, None),
     ]
     assert found.standings[0].outcome == "open"
-    assert found.accuracy_at(found.standings[0].arm, 0) == (0.75, None)
+    assert found.trained.mean_at(found.standings[0].arm.name, 0) == (0.75, None)
 
 
 def test_standings_of_a_run_are_those_of_its_table(compared) -> None:
