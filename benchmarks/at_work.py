@@ -15,7 +15,7 @@ from benchmarks.tree import machine
 RESULTS = Path(__file__).parent / "results"
 PICTURES = {"digits-replay/replay.png": "replay-digits-mlp.png", "fc-replay/replay.png": "replay-fc-cifar10-small.png"}
 PICTURES |= {"digits-compare/compare.png": "compare-digits-mlp.png"}
-TUNED = "eps=0.0631,delta=0.1338"  # what `tune` says below
+TUNED = "eps=0.0631,delta=0.1338"  # close to what `tune` says below
 DIGITS: Sequence[tuple[str, str]] = (
     ("search", "oracle search digits-mlp --out digits"),
     ("replay, ten fresh seeds", "silo-fit replay digits --seeds 10"),
